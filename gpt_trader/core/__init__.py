@@ -1,0 +1,1 @@
+"""The five ideas: workspace, journal, clock, procedure outcome, one source for each number."""

@@ -1,0 +1,1 @@
+"""History and real-time market data, validated."""

@@ -1,0 +1,1 @@
+"""The desk: feed to features to prediction to sizing to orders."""

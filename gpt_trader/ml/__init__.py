@@ -1,0 +1,1 @@
+"""Research to production: features, labels, splits, training, registry, prediction."""

@@ -1,0 +1,1 @@
+"""Runs notebooks as procedures, chains them, records incidents."""

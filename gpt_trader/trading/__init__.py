@@ -1,0 +1,1 @@
+"""Orders that are never lost and never doubled."""

@@ -1,0 +1,72 @@
+"""Build gpt_trader from settings.ini; ship its notebooks inside the wheel."""
+import shutil
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).parent
+CONFIG = ConfigParser(delimiters=["="])
+CONFIG.read(HERE / "settings.ini", encoding="utf-8")
+SETTINGS = CONFIG["DEFAULT"]
+
+# Notebooks that run as they are (the library's own notebooks are exported, not shipped).
+SHIPPED = ("procedures", "playbooks", "reports", "dashboards", "research")
+# Each room that owns tables names its journal projection here; the journal finds it without importing upwards.
+PROJECTIONS = {
+    "approval": "gpt_trader.core.approval:PROJECTION",
+    "models": "gpt_trader.ml.registry:PROJECTION",
+    "orders": "gpt_trader.trading.orders:PROJECTION",
+    "sessions": "gpt_trader.live.session:PROJECTION",
+    "alerts": "gpt_trader.monitoring.alerts:PROJECTION",
+    "backups": "gpt_trader.ops.backup:PROJECTION",
+    "incidents": "gpt_trader.runbook.incident:PROJECTION",
+    "procedures": "gpt_trader.runbook.procedure:PROJECTION",
+}
+
+
+class BuildWithNotebooks(build_py):
+    """Copy the executable notebooks into the package, where an installed gpt-trader finds them."""
+
+    def run(self) -> None:
+        super().run()
+        if getattr(self, "editable_mode", False):
+            return
+        for folder in SHIPPED:
+            source = HERE / "nbs" / folder
+            for notebook in sorted(source.rglob("*.ipynb")) if source.is_dir() else []:
+                target = Path(self.build_lib) / "gpt_trader" / "_notebooks" / notebook.relative_to(HERE / "nbs")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(notebook, target)
+
+
+def words(key: str) -> list[str]:
+    return SETTINGS.get(key, "").split()
+
+
+setup(
+    name=SETTINGS["lib_name"],
+    version=SETTINGS["version"],
+    description=SETTINGS["description"],
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    author=SETTINGS["author"],
+    author_email=SETTINGS["author_email"],
+    license="Apache-2.0",
+    url=SETTINGS["git_url"],
+    keywords=words("keywords"),
+    python_requires=">=" + SETTINGS["min_python"],
+    packages=find_packages(include=["gpt_trader", "gpt_trader.*"]),
+    include_package_data=True,
+    package_data={"gpt_trader": ["_data/**/*", "_notebooks/**/*", "py.typed"]},
+    install_requires=words("requirements"),
+    extras_require={name: words(f"{name}_requirements") for name in ("lab", "dashboard", "keyring", "dev")},
+    entry_points={
+        "console_scripts": words("console_scripts"),
+        "gpt_trader.projections": [f"{name} = {target}" for name, target in PROJECTIONS.items()],
+        "nbdev": [f"{SETTINGS['lib_name']}={SETTINGS['lib_name']}._modidx:d"],
+    },
+    cmdclass={"build_py": BuildWithNotebooks},
+    zip_safe=False,
+)
