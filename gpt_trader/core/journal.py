@@ -11,6 +11,7 @@ import getpass
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -107,6 +108,14 @@ def installed_projections() -> tuple[Projection, ...]:
     return tuple(found)
 
 # %% ../../nbs/core/32_journal.ipynb #11
+CORRELATION: ContextVar[str | None] = ContextVar("gpt_trader_correlation_id", default=None)
+
+
+def _correlation_id() -> str | None:
+    "The id of the surrounding correlation context, if any."
+    return CORRELATION.get()
+
+# %% ../../nbs/core/32_journal.ipynb #13
 _COLUMNS = "seq, at, session, kind, version, subject, actor, correlation_id, body, prev, hash"
 
 
@@ -129,8 +138,87 @@ class Verification:
     head: Head
     problem: str | None = None  # the first thing that is wrong, in a sentence
 
-# %% ../../nbs/core/32_journal.ipynb #12
-class Journal:
+# %% ../../nbs/core/32_journal.ipynb #14
+class _Reader:
+    """The journal as it is read."""
+
+    store: Store
+    projections: tuple[Projection, ...]
+    _handlers: dict[str, Handler]
+
+    def entries(
+        self,
+        *,
+        kind: str | None = None,  # exactly this kind
+        prefix: str | None = None,  # kinds that begin so: 'order.'
+        subject: str | None = None,
+        after: int = 0,  # only entries with a greater seq
+        until: datetime | int | None = None,  # a moment or a seq, both inclusive
+    ) -> Iterator[Entry]:
+        """The entries in order, read as they are asked for."""
+        where, values = ["seq > ?"], [after]  # type: tuple[list[str], list[Any]]
+        for clause, value in (("kind = ?", kind), ("substr(kind, 1, length(?1)) = ?1", prefix), ("subject = ?", subject)):
+            if value is not None:
+                where.append(clause.replace("?1", "?"))
+                values += [value] * clause.replace("?1", "?").count("?")
+        if until is not None:
+            where.append("at <= ?" if isinstance(until, datetime) else "seq <= ?")
+            values.append(utc_text(until) if isinstance(until, datetime) else until)
+        sql = f"SELECT {_COLUMNS} FROM journal WHERE {' AND '.join(where)} ORDER BY seq"
+        for row in self.store.db.conn.execute(sql, values):
+            yield _entry(row)
+
+    def get(self, seq: int) -> Entry | None:
+        """The entry with that number, or None."""
+        return next(iter(self.entries(after=seq - 1, until=seq)), None)
+
+    def last(self, kind: str, subject: str | None = None) -> Entry | None:
+        """The newest entry of a kind (and subject), or None."""
+        sql = f"SELECT {_COLUMNS} FROM journal WHERE kind = ?{' AND subject = ?' if subject is not None else ''} ORDER BY seq DESC LIMIT 1"
+        row = self.store.db.conn.execute(sql, [kind] if subject is None else [kind, subject]).fetchone()
+        return None if row is None else _entry(row)
+
+    def head(self) -> Head:
+        """Where the chain ends; seq 0 and sixty-four zeros for an empty one."""
+        row = self.store.db.conn.execute("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
+        return Head(*row) if row else Head(0, GENESIS)
+
+# %% ../../nbs/core/32_journal.ipynb #16
+class _Auditor(_Reader):
+    """The journal as it is checked."""
+
+    def verify(
+        self,
+        anchors: Iterable[tuple[Head, str]] = (),  # heads written down elsewhere, each with where
+    ) -> Verification:
+        """Walk the whole chain: every hash, every number, every anchor."""
+        return _verify(self.store, anchors)
+
+    def check_projections(self) -> list[str]:
+        """Rebuild every table in memory and compare: a sentence for each difference, none when all agree."""
+        fresh = self.as_of(self.head().seq)
+        try:
+            found = _differences(self.store, fresh, self.projections)
+        finally:
+            fresh.close()
+        orphans = [r["kind"] for r in self.store.rows("SELECT DISTINCT kind FROM journal ORDER BY kind") if r["kind"] not in self._handlers]
+        return found + [f"entries of kind {k} belong to no installed room" for k in orphans]
+
+    def as_of(
+        self,
+        moment: datetime | int,  # a moment or a seq, inclusive
+    ) -> Store:
+        """An in-memory store with the journal and all tables as they were then. Close it when done."""
+        past = Store(":memory:", durable=False)
+        with past.transaction() as db:
+            rows = self.store.db.conn.execute(f"SELECT {_COLUMNS} FROM journal WHERE {'seq' if isinstance(moment, int) else 'at'} <= ? ORDER BY seq",
+                                              [moment if isinstance(moment, int) else utc_text(moment)])
+            db.conn.executemany(f"INSERT INTO journal ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+            _build(past, self.projections, map(_entry, db.conn.execute(f"SELECT {_COLUMNS} FROM journal ORDER BY seq").fetchall()))
+        return past
+
+# %% ../../nbs/core/32_journal.ipynb #18
+class Journal(_Auditor):
     """The journal in a store, with the tables that follow from it."""
 
     def __init__(
@@ -188,80 +276,13 @@ class Journal:
             with self.store.transaction():
                 _build(self.store, stale, self.entries())
 
-    def entries(
-        self,
-        *,
-        kind: str | None = None,  # exactly this kind
-        prefix: str | None = None,  # kinds that begin so: 'order.'
-        subject: str | None = None,
-        after: int = 0,  # only entries with a greater seq
-        until: datetime | int | None = None,  # a moment or a seq, both inclusive
-    ) -> Iterator[Entry]:
-        """The entries in order, read as they are asked for."""
-        where, values = ["seq > ?"], [after]  # type: tuple[list[str], list[Any]]
-        for clause, value in (("kind = ?", kind), ("substr(kind, 1, length(?1)) = ?1", prefix), ("subject = ?", subject)):
-            if value is not None:
-                where.append(clause.replace("?1", "?"))
-                values += [value] * clause.replace("?1", "?").count("?")
-        if until is not None:
-            where.append("at <= ?" if isinstance(until, datetime) else "seq <= ?")
-            values.append(utc_text(until) if isinstance(until, datetime) else until)
-        sql = f"SELECT {_COLUMNS} FROM journal WHERE {' AND '.join(where)} ORDER BY seq"
-        for row in self.store.db.conn.execute(sql, values):
-            yield _entry(row)
-
-    def get(self, seq: int) -> Entry | None:
-        """The entry with that number, or None."""
-        return next(iter(self.entries(after=seq - 1, until=seq)), None)
-
-    def last(self, kind: str, subject: str | None = None) -> Entry | None:
-        """The newest entry of a kind (and subject), or None."""
-        sql = f"SELECT {_COLUMNS} FROM journal WHERE kind = ?{' AND subject = ?' if subject is not None else ''} ORDER BY seq DESC LIMIT 1"
-        row = self.store.db.conn.execute(sql, [kind] if subject is None else [kind, subject]).fetchone()
-        return None if row is None else _entry(row)
-
-    def head(self) -> Head:
-        """Where the chain ends; seq 0 and sixty-four zeros for an empty one."""
-        row = self.store.db.conn.execute("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
-        return Head(*row) if row else Head(0, GENESIS)
-
-    def verify(
-        self,
-        anchors: Iterable[tuple[Head, str]] = (),  # heads written down elsewhere, each with where
-    ) -> Verification:
-        """Walk the whole chain: every hash, every number, every anchor."""
-        return _verify(self.store, anchors)
-
-    def check_projections(self) -> list[str]:
-        """Rebuild every table in memory and compare: a sentence for each difference, none when all agree."""
-        fresh = self.as_of(self.head().seq)
-        try:
-            found = _differences(self.store, fresh, self.projections)
-        finally:
-            fresh.close()
-        orphans = [r["kind"] for r in self.store.rows("SELECT DISTINCT kind FROM journal ORDER BY kind") if r["kind"] not in self._handlers]
-        return found + [f"entries of kind {k} belong to no installed room" for k in orphans]
-
     def rebuild(self) -> None:
         """Make every table anew from the journal, in one transaction, and journal that it was done."""
         with self.store.transaction():
             _build(self.store, self.projections, self.entries())
             self.append("journal.rebuilt", {"tables": sorted(t for p in self.projections for t in p.tables)})
 
-    def as_of(
-        self,
-        moment: datetime | int,  # a moment or a seq, inclusive
-    ) -> Store:
-        """An in-memory store with the journal and all tables as they were then. Close it when done."""
-        past = Store(":memory:", durable=False)
-        with past.transaction() as db:
-            rows = self.store.db.conn.execute(f"SELECT {_COLUMNS} FROM journal WHERE {'seq' if isinstance(moment, int) else 'at'} <= ? ORDER BY seq",
-                                              [moment if isinstance(moment, int) else utc_text(moment)])
-            db.conn.executemany(f"INSERT INTO journal ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
-            _build(past, self.projections, map(_entry, db.conn.execute(f"SELECT {_COLUMNS} FROM journal ORDER BY seq").fetchall()))
-        return past
-
-# %% ../../nbs/core/32_journal.ipynb #14
+# %% ../../nbs/core/32_journal.ipynb #20
 def _build(store: Store, projections: Iterable[Projection], entries: Iterable[Entry]) -> None:
     "Make the projections' tables anew and replay the entries into them."
     projections = tuple(projections)
@@ -288,7 +309,7 @@ def _differences(store: Store, fresh: Store, projections: Iterable[Projection]) 
             found.append(f"table {table}: {extra} rows that the journal does not explain, {missing} rows of the journal that are missing")
     return found
 
-# %% ../../nbs/core/32_journal.ipynb #15
+# %% ../../nbs/core/32_journal.ipynb #21
 def _verify(store: Store, anchors: Iterable[tuple[Head, str]]) -> Verification:
     "The walk behind `Journal.verify`."
     seen: dict[int, str] = {}
@@ -320,13 +341,3 @@ def _system_user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid:{os.getuid()}"
-
-# %% ../../nbs/core/32_journal.ipynb #17
-from contextvars import ContextVar
-
-CORRELATION: ContextVar[str | None] = ContextVar("gpt_trader_correlation_id", default=None)
-
-
-def _correlation_id() -> str | None:
-    "The id of the surrounding correlation context, if any."
-    return CORRELATION.get()

@@ -80,6 +80,9 @@ class Outcome:
         return {"status": str(self.status), "summary": self.summary, "figures": self.figures,
                 "recommended": list(self.recommended), "verification": self.verification}
 
+    def _repr_html_(self) -> str:
+        return _outcome_html(self)
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Outcome":
         """The outcome that `to_json` wrote."""
@@ -90,18 +93,15 @@ class Outcome:
 _COLOURS = {Status.OK: "#1a7f37", Status.WARNING: "#9a6700", Status.CRITICAL: "#cf222e", Status.UNKNOWN: "#6e7781"}
 
 
-def _outcome_html(self: Outcome) -> str:
+def _outcome_html(outcome: Outcome) -> str:
     "A badge, the sentence, and the figures as a table (scalars only)."
     from html import escape
 
     rows = "".join(f"<tr><th style='text-align:left'>{escape(k)}</th><td style='text-align:right'>{escape(str(v))}</td></tr>"
-                   for k, v in self.figures.items() if not isinstance(v, dict | list))
-    badge = (f"<span style='background:{_COLOURS[self.status]};color:#fff;border-radius:4px;padding:2px 8px'>"
-             f"{self.status.upper()}</span>")
-    return f"<div class='gt-outcome'>{badge} {escape(self.summary)}" + (f"<table>{rows}</table>" if rows else "") + "</div>"
-
-
-setattr(Outcome, "_repr_html_", _outcome_html)  # noqa: B010
+                   for k, v in outcome.figures.items() if not isinstance(v, dict | list))
+    badge = (f"<span style='background:{_COLOURS[outcome.status]};color:#fff;border-radius:4px;padding:2px 8px'>"
+             f"{outcome.status.upper()}</span>")
+    return f"<div class='gt-outcome'>{badge} {escape(outcome.summary)}" + (f"<table>{rows}</table>" if rows else "") + "</div>"
 
 # %% ../../nbs/core/00_outcome.ipynb #17
 class GptTraderError(Exception):

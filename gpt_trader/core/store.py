@@ -88,8 +88,8 @@ def _connect(path: str, durable: bool, readonly: bool) -> sqlite3.Connection:
     return connection
 
 # %% ../../nbs/core/30_store.ipynb #12
-class Store:
-    """One SQLite database. Usable from several threads; each process opens its own."""
+class _File:
+    """An open database file with the newest schema."""
 
     def __init__(
         self,
@@ -104,25 +104,6 @@ class Store:
         with _in_plain_words(self.path):
             self.db = Database(_connect(self.path, durable, readonly), recursive_triggers=False)
             self._migrate()
-
-    def _migrate(self) -> None:
-        "Bring the file to the newest version, step by step, each step in one transaction."
-        scripts = migrations(self.schema)
-        version = self.version
-        if version > len(scripts):
-            self.close()
-            raise StorageError(f"{Path(self.path).name} has version {version} and was made by a newer gpt_trader; this one knows up to "
-                               f"version {len(scripts)}", where=self.path, mend="Upgrade gpt_trader; nothing was changed")
-        if version == len(scripts):
-            return
-        if self.readonly:
-            raise StorageError(f"{Path(self.path).name} needs an upgrade from version {version} to {len(scripts)}, but it was opened read-only",
-                               where=self.path, mend="Open the workspace once with the right to write")
-        with self.transaction() as db:
-            for number in range(self.version + 1, len(scripts) + 1):  # read again: another process may have been first
-                for statement in _statements(scripts[number - 1]):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version={number}")
 
     @property
     def version(self) -> int:
@@ -143,6 +124,33 @@ class Store:
             except BaseException:
                 self.db.conn.rollback()
                 raise
+
+    def close(self) -> None:
+        """Close the connection. A store may be closed twice."""
+        self.db.conn.close()
+
+    def _migrate(self) -> None:
+        "Bring the file to the newest version, step by step, each step in one transaction."
+        scripts = migrations(self.schema)
+        version = self.version
+        if version > len(scripts):
+            self.close()
+            raise StorageError(f"{Path(self.path).name} has version {version} and was made by a newer gpt_trader; this one knows up to "
+                               f"version {len(scripts)}", where=self.path, mend="Upgrade gpt_trader; nothing was changed")
+        if version == len(scripts):
+            return
+        if self.readonly:
+            raise StorageError(f"{Path(self.path).name} needs an upgrade from version {version} to {len(scripts)}, but it was opened read-only",
+                               where=self.path, mend="Open the workspace once with the right to write")
+        with self.transaction() as db:
+            for number in range(self.version + 1, len(scripts) + 1):  # read again: another process may have been first
+                for statement in _statements(scripts[number - 1]):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={number}")
+
+# %% ../../nbs/core/30_store.ipynb #14
+class Store(_File):
+    """One SQLite database. Usable from several threads; each process opens its own."""
 
     def rows(
         self,
@@ -184,7 +192,3 @@ class Store:
         with self._lock, _in_plain_words(self.path):
             found = [row[0] for row in self.db.conn.execute("PRAGMA integrity_check")]
         return [] if found == ["ok"] else found
-
-    def close(self) -> None:
-        """Close the connection. A store may be closed twice."""
-        self.db.conn.close()
