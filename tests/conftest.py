@@ -1,0 +1,64 @@
+"""What all tests share: what the machine must have, one process per file, an environment that holds nothing of the user's."""
+import ctypes
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def find_chromium() -> str | None:
+    """The browser that $CHROMIUM names, else the first that stands in the PATH."""
+    named = os.environ.get("CHROMIUM")
+    candidates = (named,) if named else BROWSERS
+    return next((path for name in candidates if (path := shutil.which(name))), None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Stop with a sentence, not a traceback in every test, where LightGBM cannot be loaded."""
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libgomp.so.1")
+        except OSError:
+            pytest.exit("LightGBM needs libgomp.so.1, which this machine lacks. On Debian: apt-get install libgomp1", returncode=3)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, so that its module-wide fixtures are made once; `SPREAD = True` in a file lets them part."""
+    for item in items:
+        if not getattr(item.module, "SPREAD", False) and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A browser test without a browser is a skip with a sentence; in CI, where nobody would see the skip, a failure."""
+    if item.get_closest_marker("browser") and find_chromium() is None:
+        told = os.environ.get("CHROMIUM")
+        looked = f"$CHROMIUM={told}" if told else f"{', '.join(BROWSERS)} in the PATH"
+        message = f"no Chromium found (looked for {looked}). On Debian: apt-get install chromium; elsewhere name it in $CHROMIUM"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the browser, for tests marked `browser`."""
+    found = find_chromium()
+    assert found is not None, "a test that uses this fixture is marked `browser`"
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory):
+    """No workspace, home or configuration of whoever runs the tests may change what they find."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("HOME", str(home))
+        for name in ("GPT_TRADER_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+            patch.delenv(name, raising=False)
+        yield
