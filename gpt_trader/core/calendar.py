@@ -92,7 +92,7 @@ class TradingCalendar:
         at = self._position(as_date(day))
         if self._sessions[at] != as_date(day):
             raise UsageError(f"{self.name} does not trade on {as_date(day)}", mend=f"The next session is {self._sessions[at]}")
-        return tuple(s.iloc[at].to_pydatetime().astimezone(UTC) for s in (self._opens, self._closes))  # type: ignore[return-value]
+        return self._opens.iloc[at].to_pydatetime().astimezone(UTC), self._closes.iloc[at].to_pydatetime().astimezone(UTC)
 
     def session_of(self, moment: datetime) -> date:
         """The session of an aware `moment`: the exchange's date when it trades that day, else the session before."""
