@@ -8,14 +8,13 @@ __all__ = ['Status', 'worst', 'Outcome', 'GptTraderError', 'UsageError', 'DataEr
 
 # %% ../../nbs/core/00_outcome.ipynb #2
 import difflib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-# %% ../../nbs/core/00_outcome.ipynb #4
+# %% ../../nbs/core/00_outcome.ipynb #5
 class Status(StrEnum):
     """The four states of a monitoring plugin, in the order of their exit codes."""
 
@@ -29,7 +28,7 @@ class Status(StrEnum):
         """0 ok, 1 warning, 2 critical, 3 unknown (Monitoring Plugins Development Guidelines)."""
         return list(Status).index(self)
 
-# %% ../../nbs/core/00_outcome.ipynb #7
+# %% ../../nbs/core/00_outcome.ipynb #8
 _GRAVITY = (Status.OK, Status.WARNING, Status.UNKNOWN, Status.CRITICAL)
 
 
@@ -39,7 +38,7 @@ def worst(
     """The verdict over several checks: ok < warning < unknown < critical."""
     return max(statuses, key=_GRAVITY.index, default=Status.UNKNOWN)
 
-# %% ../../nbs/core/00_outcome.ipynb #10
+# %% ../../nbs/core/00_outcome.ipynb #11
 def _plain(value: Any, where: str) -> Any:
     "`value` as JSON holds it; numpy scalars become Python ones, non-finite numbers are refused."
     if isinstance(value, Mapping):
@@ -52,7 +51,7 @@ def _plain(value: Any, where: str) -> Any:
         raise ValueError(f"{where} is {value}: a figure that is not known is None")
     return value if isinstance(value, str | bool | int | float) or value is None else str(value)
 
-# %% ../../nbs/core/00_outcome.ipynb #11
+# %% ../../nbs/core/00_outcome.ipynb #12
 @dataclass(frozen=True)
 class Outcome:
     """What a run came to."""
@@ -89,7 +88,7 @@ class Outcome:
         return cls(Status(data["status"]), data["summary"], dict(data.get("figures", {})),
                    tuple(data.get("recommended", ())), data.get("verification"))
 
-# %% ../../nbs/core/00_outcome.ipynb #13
+# %% ../../nbs/core/00_outcome.ipynb #14
 _COLOURS = {Status.OK: "#1a7f37", Status.WARNING: "#9a6700", Status.CRITICAL: "#cf222e", Status.UNKNOWN: "#6e7781"}
 
 
@@ -103,7 +102,7 @@ def _outcome_html(outcome: Outcome) -> str:
              f"{outcome.status.upper()}</span>")
     return f"<div class='gt-outcome'>{badge} {escape(outcome.summary)}" + (f"<table>{rows}</table>" if rows else "") + "</div>"
 
-# %% ../../nbs/core/00_outcome.ipynb #17
+# %% ../../nbs/core/00_outcome.ipynb #18
 class GptTraderError(Exception):
     """Something a person can mend. Exit code 3: what was asked for is now unknown."""
 
@@ -144,7 +143,7 @@ class ConfigError(GptTraderError):
 
     exit_code = 78
 
-# %% ../../nbs/core/00_outcome.ipynb #20
+# %% ../../nbs/core/00_outcome.ipynb #21
 def nearest(
     name: str,  # what was typed
     known: Iterable[str],  # what there is

@@ -140,8 +140,8 @@ class _File:
         if version == len(scripts):
             return
         if self.readonly:
-            raise StorageError(f"{Path(self.path).name} needs an upgrade from version {version} to {len(scripts)}, but it was opened read-only",
-                               where=self.path, mend="Open the workspace once with the right to write")
+            raise StorageError(f"{Path(self.path).name} needs an upgrade from version {version} to {len(scripts)}, but it was opened "
+                               "read-only", where=self.path, mend="Open the workspace once with the right to write")
         with self.transaction() as db:
             for number in range(self.version + 1, len(scripts) + 1):  # read again: another process may have been first
                 for statement in _statements(scripts[number - 1]):
