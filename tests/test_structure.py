@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,6 +115,17 @@ def test_every_module_comes_from_a_notebook_that_exists() -> None:
                 yield f"{said(module)}: {said(source)} exports {', '.join(default_exps(source)) or 'nothing'}, not this module"
 
     none_of(list(problems()))
+
+
+def test_a_module_builds_on_lower_numbers_of_its_room() -> None:
+    """Which also means: no cycles. Between the rooms, import-linter's layers say the same."""
+    numbers = {".".join(("gpt_trader", *default_exps(n)[0].split("."))): n.name[:2] for n in notebooks(*ROOMS) if default_exps(n)}
+    graph = grimp.build_graph("gpt_trader", cache_dir=None)
+    problems = [f"{module} (number {number}) imports {other} (number {numbers[other]}): a module builds on lower numbers of its room"
+                for module, number in numbers.items() if module in graph.modules
+                for other in graph.find_modules_directly_imported_by(module)
+                if other in numbers and other.rpartition(".")[0] == module.rpartition(".")[0] and numbers[other] >= number]
+    none_of(sorted(problems))
 
 
 def test_only_the_rooms_export() -> None:

@@ -63,6 +63,13 @@ def test_a_room_that_imports_upwards(tree: Path) -> None:
     bites(sound, run(tree, BIN / "lint-imports", "--no-cache"), "gpt_trader.core is not allowed to import gpt_trader.trading", "1 broken")
 
 
+def test_a_module_that_imports_a_higher_number(tree: Path) -> None:
+    test = "test_a_module_builds_on_lower_numbers_of_its_room"
+    sound = structure(tree, test)
+    (tree / "gpt_trader/core/clock.py").open("a").write("\nfrom .store import Store\n")
+    bites(sound, structure(tree, test), "gpt_trader.core.clock (number 10) imports gpt_trader.core.store (number 30)")
+
+
 def test_the_permit_with_a_heavy_import(tree: Path) -> None:
     sound = run(tree, BIN / "lint-imports", "--no-cache")
     (tree / "gpt_trader/core/clock.py").open("a").write("\nimport pandas\n")

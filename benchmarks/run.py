@@ -1,0 +1,20 @@
+"""All benchmarks, as one Markdown table. The exit code tells whether every goal was met."""
+import os
+import platform
+
+import bench_demo
+import bench_help
+import bench_journal
+from measure import table
+
+
+def main() -> int:
+    """Measure, print, and judge."""
+    rows = [row for bench in (bench_journal, bench_help, bench_demo) for row in bench.measure()]
+    print(f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; median (quartiles)\n")
+    print(table(rows))
+    return 0 if all(r.met for r in rows) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
