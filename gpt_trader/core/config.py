@@ -117,8 +117,13 @@ def _resolved_rule(key: str, rule: Rule, models: Mapping[str, Settings], where: 
     if critical is not None and (critical < threshold if rule.comparison == "above" else critical > threshold):
         raise ConfigError(f"alerts.rules.{key}: the critical threshold {critical:g} comes before the threshold {threshold:g}", where=where,
                           mend=f"For 'comparison: {rule.comparison}', critical must lie further {rule.comparison}")
+    clear = threshold if rule.clear is None else _number(rule.clear, models, where)
+    if clear > threshold if rule.comparison == "above" else clear < threshold:
+        raise ConfigError(f"alerts.rules.{key}: clear {clear:g} lies beyond the threshold {threshold:g}", where=where,
+                          mend="An alert clears on the good side of its threshold")
     title = rule.title.replace("{threshold_percent}", f"{threshold * 100:.10g}").replace("{threshold}", f"{threshold:.10g}")
-    return rule.model_copy(update={"threshold": threshold, "critical": critical, "critical_multiple": None, "title": title})
+    return rule.model_copy(update={"threshold": threshold, "critical": critical, "critical_multiple": None, "title": title,
+                                   "clear": None if rule.clear is None else clear})
 
 # %% ../../nbs/core/20_config.ipynb #12
 @dataclass(frozen=True)
@@ -135,6 +140,11 @@ class Config:
     def show(self) -> list[tuple[str, str, str]]:
         """A row for each setting: its key, its value as written, and 'file:line'."""
         return [(key, "null" if (v := self.raw[key]) is None else str(v), str(source)) for key, source in self.provenance.items()]
+
+    def source_of(self, key: str) -> Source:
+        """Where the number behind a key stands: of 'alerts.rules.x.threshold', the line of the limit that it names."""
+        value = self.raw[key]
+        return self.source_of(value) if isinstance(value, str) and value in self.raw else self.provenance[key]
 
     def get(self, key: str) -> Any:
         """The loaded value of a dotted key, such as 'risk.limits.max_var'. ConfigError with the nearest key where there is none."""

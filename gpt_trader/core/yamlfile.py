@@ -177,20 +177,23 @@ def _place(tree: Section, location: tuple[str | int, ...]) -> Source:
     return found
 
 
+def _inside(model: Any, step: str | int) -> Any:
+    "The type of what stands under `step` in a pydantic model or a dict of them; None where it is neither."
+    if "root" in getattr(model, "model_fields", {}):
+        model = model.model_fields["root"].annotation
+    if get_origin(model) is dict:
+        below = get_args(model)[1]
+    else:
+        fields = {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}
+        below = fields[str(step)].annotation if step in fields else None
+    return next((a for a in (below, *get_args(below)) if hasattr(a, "model_fields") or get_origin(a) is dict), None)
+
+
 def _keys_at(model: Any, location: tuple[str | int, ...]) -> list[str]:
     "The keys that are allowed in the section at `location` of a pydantic model; empty where any are."
     for step in location:
-        if not hasattr(model, "model_fields"):  # a mapping (its values' type) or an optional section
-            model = get_args(model)[-1] if get_origin(model) is dict else model
-            continue
-        names = {field.alias or name: field for name, field in model.model_fields.items()}
-        if step not in names:
-            return []
-        model = next((a for a in get_args(names[str(step)].annotation) if hasattr(a, "model_fields")), names[str(step)].annotation)
-        if get_origin(names[str(step)].annotation) is dict:
-            model = names[str(step)].annotation
-    fields = getattr(model, "model_fields", {})
-    return [field.alias or name for name, field in fields.items()]
+        model = _inside(model, step)
+    return [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
 
 # %% ../../nbs/core/11_yamlfile.ipynb #17
 def _explain(error: Mapping[str, Any], model: Any, tree: Section, name: str) -> ConfigError:
