@@ -158,7 +158,7 @@ class BrokerOrder:
         return _plain(asdict(self))
 
 # %% ../../nbs/trading/20_broker.ipynb #15
-EVENT_KINDS = ("deposit", "accepted", "fill", "cancelled", "expired", "rejected", "split", "dividend")
+EVENT_KINDS = ("deposit", "accepted", "fill", "cancelled", "expired", "rejected", "split", "dividend", "blocked", "unblocked")
 
 
 @dataclass(frozen=True)
