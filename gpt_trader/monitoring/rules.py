@@ -259,7 +259,7 @@ def check_series(
     for test in tests:
         name, unknown = test.get("name", "?"), sorted(set(test) - _KEYS)
         if unknown or not {"rule", "values", "states"} <= set(test):
-            raise ConfigError(f"the rule test {name!r} is not whole", 
+            raise ConfigError(f"the rule test {name!r} is not whole",
                               mend=f"It needs rule, values and states; unknown: {unknown}")
         if test["rule"] not in rules:
             raise ConfigError(f"the rule test {name!r} names the rule {test['rule']!r}", mend=did_you_mean(test["rule"], rules))
