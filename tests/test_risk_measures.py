@@ -64,7 +64,8 @@ def test_a_sure_amount_moves_the_risk_by_itself(pnl, cash, confidence):
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(60, 400), confidences)
 def test_components_sum_to_the_total(seed, positions, days, confidence):
-    pnl = pd.DataFrame(np.random.default_rng(seed).standard_t(3, (days, positions)), columns=[f"S{i}" for i in range(positions)])
+    draws = np.random.default_rng(seed).standard_t(3, (days, positions))
+    pnl = pd.DataFrame(draws, columns=[f"S{i}" for i in range(positions)])
     total = pnl.sum(axis=1)
     assert sum(component_var(pnl, confidence).values()) == pytest.approx(historical_var(total, confidence), abs=1e-9)
     assert sum(component_es(pnl, confidence).values()) == pytest.approx(historical_es(total, confidence), abs=1e-9)
@@ -141,7 +142,7 @@ def test_the_report_of_a_flat_book_is_zero_not_unknown():
 
 def test_the_report_agrees_with_its_parts():
     history = _history()
-    report = risk_report({"A": 1000.0, "B": -500.0}, history, equity=10_000.0, confidence=0.9, window=200, equity_curve=[12_000.0, 10_000.0])
+    report = risk_report({"A": 1000.0, "B": -500.0}, history, equity=10_000.0, confidence=0.9, window=200, equity_curve=[12_000, 10_000])
     pnl = scenario_pnl({"A": 1000.0, "B": -500.0}, scenario_returns(history, window=200)).sum(axis=1)
     assert report.scenarios == 200 and report.var == historical_var(pnl, 0.9) and report.es == historical_es(pnl, 0.9)
     assert report.volatility == pytest.approx(float((pnl / 10_000).std(ddof=1) * math.sqrt(252)))

@@ -26,12 +26,13 @@ TRADING_DAYS = 252
 def scenario_returns(adj_close: pd.DataFrame, horizon: int = 1, window: int | None = None) -> pd.DataFrame:
     """Simple returns over `horizon` sessions, the last `window` rows.
 
-    adj_close: sessions x symbols, adjusted closes in USD, sorted by session. The result has the same columns; a value is NaN where a price is missing.
+    adj_close: sessions x symbols, adjusted closes in USD, sorted by session. The result has the same columns; a value is NaN where a
+    price is missing.
     """
     if horizon < 1:
-        raise UsageError(f"horizon must be at least 1 session, got {horizon}", mend="set risk.yaml var.horizon_days to 1 or more")
+        raise UsageError(f"horizon must be at least 1 session, got {horizon}", mend="set risk.yaml measures.horizon_sessions to 1 or more")
     if not adj_close.index.is_monotonic_increasing or not adj_close.index.is_unique:
-        raise DataError("prices for risk measures must be sorted by session, one row a session", mend="sort the frame and drop duplicate sessions")
+        raise DataError("prices for risk measures must be sorted by session, one row a session", mend="sort and drop duplicates")
     returns = adj_close / adj_close.shift(horizon) - 1.0
     return returns.iloc[horizon:] if window is None else returns.iloc[horizon:].tail(window)
 
@@ -44,7 +45,7 @@ def scenario_pnl(exposures: Mapping[str, float], returns: pd.DataFrame) -> pd.Da
     held = {symbol: float(value) for symbol, value in exposures.items() if value}
     unknown = sorted(set(held) - set(returns.columns))
     if unknown:
-        raise DataError(f"no price history for {', '.join(unknown)}", where="risk scenarios", mend="ingest bars for it or close the position")
+        raise DataError(f"no price history for {', '.join(unknown)}", where="risk scenarios", mend="ingest its bars or close the position")
     if not all(math.isfinite(value) for value in held.values()):
         raise DataError("an exposure is not a finite number", where="risk scenarios", mend="check the marks of the positions")
     return returns[list(held)].dropna().mul(pd.Series(held, dtype=float), axis=1)
@@ -53,7 +54,7 @@ def scenario_pnl(exposures: Mapping[str, float], returns: pd.DataFrame) -> pd.Da
 def _tail(losses: np.ndarray, confidence: float) -> tuple[np.ndarray, int]:
     """Order of the losses, upwards, and the zero-based rank of the VaR day."""
     if not 0.0 < confidence < 1.0:
-        raise UsageError(f"confidence must lie between 0 and 1, got {confidence}", mend="set risk.yaml var.confidence to e.g. 0.95")
+        raise UsageError(f"confidence must lie between 0 and 1, got {confidence}", mend="set risk.yaml measures.confidence to e.g. 0.95")
     if losses.size == 0:
         raise DataError("no scenario to measure risk on", mend="ingest more history or shorten the window")
     if not np.isfinite(losses).all():
@@ -84,7 +85,8 @@ def historical_var(pnl: "pd.Series | np.ndarray | Sequence[float]", confidence: 
 
 
 def historical_es(pnl: "pd.Series | np.ndarray | Sequence[float]", confidence: float = 0.95) -> float:
-    """Expected shortfall, USD, a loss as a positive number: the mean of the worst `1 - confidence` of the scenarios, the VaR day taken in part.
+    """Expected shortfall, USD, a loss as a positive number: the mean of the worst `1 - confidence` of the scenarios, the VaR day taken in
+    part.
 
     pnl: profit and loss in USD of each scenario. Source: Acerbi and Tasche (2002), proposition 4.1.
     """
@@ -103,8 +105,8 @@ def _harrell_davis(n: int, confidence: float) -> np.ndarray:
 def component_var(pnl: pd.DataFrame, confidence: float = 0.95) -> dict[str, float]:
     """Contribution of each position to VaR, USD; they sum to `historical_var` of the total.
 
-    pnl: scenarios x positions, USD. A negative contribution is a hedge. Estimator: Harrell-Davis weights on the order statistics of the total's losses
-    (Mausser, 2003), scaled to the total; where their sum is not of VaR's sign, the VaR day's own losses.
+    pnl: scenarios x positions, USD. A negative contribution is a hedge. Estimator: Harrell-Davis weights on the order statistics of the
+    total's losses (Mausser, 2003), scaled to the total; where their sum is not of VaR's sign, the VaR day's own losses.
     """
     losses = -pnl.to_numpy(dtype=float)
     total = losses.sum(axis=1)
@@ -116,7 +118,9 @@ def component_var(pnl: pd.DataFrame, confidence: float = 0.95) -> dict[str, floa
 
 
 def component_es(pnl: pd.DataFrame, confidence: float = 0.95) -> dict[str, float]:
-    """Contribution of each position to expected shortfall, USD; they sum to `historical_es` of the total exactly. Source: Tasche (1999)."""
+    """Contribution of each position to expected shortfall, USD; they sum to `historical_es` of the total exactly. Source: Tasche
+    (1999).
+    """
     losses = -pnl.to_numpy(dtype=float)
     parts = _tail_weights(losses.sum(axis=1), confidence) @ losses
     return {str(symbol): float(part) for symbol, part in zip(pnl.columns, parts, strict=True)}
@@ -160,7 +164,8 @@ class Exposure:
 def exposure(values: Mapping[str, float]) -> Exposure:
     """Exposure of a book given as signed market values in USD.
 
-    `largest_share` is the largest position's part of gross; `herfindahl` is the sum of squared shares of gross: 1 for one position, 1/n for n equal ones, 0 for none.
+    `largest_share` is the largest position's part of gross; `herfindahl` is the sum of squared shares of gross: 1 for one position, 1/n
+    for n equal ones, 0 for none.
     """
     held = {symbol: float(value) for symbol, value in values.items() if value}
     gross = sum(abs(value) for value in held.values())
@@ -177,7 +182,9 @@ MINIMUM_SCENARIOS = 60
 
 @dataclass(frozen=True)
 class RiskReport:
-    """What the book could lose and where it stands; USD unless a field says otherwise, losses positive, None where it could not be computed."""
+    """What the book could lose and where it stands; USD unless a field says otherwise, losses positive, None where it could not be
+    computed.
+    """
 
     confidence: float
     horizon: int
@@ -199,12 +206,13 @@ class RiskReport:
         return asdict(self)
 
 
-def risk_report(values: Mapping[str, float], adj_close: pd.DataFrame, *, equity: float, confidence: float = 0.95, horizon: int = 1, window: int = 500,
-                equity_curve: Sequence[float] = ()) -> RiskReport:
+def risk_report(values: Mapping[str, float], adj_close: pd.DataFrame, *, equity: float, confidence: float = 0.95, horizon: int = 1,
+                window: int = 500, equity_curve: Sequence[float] = ()) -> RiskReport:
     """Measure a book.
 
     values: signed market value in USD by symbol. adj_close: sessions x symbols, adjusted closes up to the day of the marks. equity: USD.
-    window: scenarios asked for. equity_curve: equities up to now, for the drawdown. `volatility` is the book's own through the scenarios, annualised, over equity.
+    window: scenarios asked for. equity_curve: equities up to now, for the drawdown. `volatility` is the book's own through the scenarios,
+    annualised, over equity.
     """
     held = {symbol: float(value) for symbol, value in values.items() if value}
     fall = drawdown(list(equity_curve)) if len(equity_curve) else None
@@ -218,7 +226,8 @@ def risk_report(values: Mapping[str, float], adj_close: pd.DataFrame, *, equity:
     except DataError as error:
         problem = str(error)
     if problem:
-        return RiskReport(confidence, horizon, window, len(pnl), equity, None, None, values=held, exposure=exposure(held), drawdown=fall, problem=problem)
+        return RiskReport(confidence, horizon, window, len(pnl), equity, None, None, values=held, exposure=exposure(held),
+                          drawdown=fall, problem=problem)
     total = pnl.sum(axis=1)
     spread = realised_volatility(total / equity, TRADING_DAYS // horizon) if equity > 0 else None
     return RiskReport(confidence, horizon, window, len(pnl), equity, historical_var(total, confidence), historical_es(total, confidence),
