@@ -28,46 +28,55 @@ class Fold:
     test_end: pd.Timestamp
     purged: int  # rows before the test that were left out: their label was not known in time
 
-# %% ../../nbs/ml/30_splits.ipynb #5
+# %% ../../nbs/ml/30_splits.ipynb #6
 def walk_forward_folds(
     labels: pd.DataFrame,  # index (session, symbol), column label_end; ascending sessions
     *,
-    min_train_sessions: int,  # sessions before the first test
-    refit_sessions: int,  # length of each test window: a new model is trained after so many sessions
-    embargo_sessions: int,  # sessions between the last known training label and the test
+    min_train_years: float,  # years of history before the first test
+    embargo_sessions: int,  # sessions left out between the last known training label and the test
     end: pd.Timestamp | str | None = None,  # last session that may be tested; None: the last in the table
 ) -> Iterator[Fold]:
-    """Expanding folds in time order. A training row's label ends more than `embargo_sessions` sessions before the test's first.
+    """Expanding yearly folds in time order; between a training label's end and the test lie at least `embargo_sessions` sessions.
 
     Raises `UsageError` on lengths that make no sense and `DataError` when the history is too short for one fold.
     """
-    if min_train_sessions < 1 or refit_sessions < 1 or embargo_sessions < 0:
-        raise UsageError(f"min_train_sessions={min_train_sessions}, refit_sessions={refit_sessions}, embargo_sessions={embargo_sessions}",
-                         where="walk-forward", mend="lengths are whole sessions: at least 1, 1 and 0")
+    if min_train_years <= 0 or embargo_sessions < 0:
+        raise UsageError(f"min_train_years={min_train_years}, embargo_sessions={embargo_sessions}", where="walk-forward",
+                         mend="the history before the first test must be longer than nothing, the embargo 0 or more sessions")
     row_sessions = labels.index.get_level_values("session")
     if not row_sessions.is_monotonic_increasing:
         raise DataError("rows are not in the order of sessions", where="walk-forward", mend="sort by session and symbol")
     sessions = row_sessions.unique()
     stop = len(sessions) if end is None else int(sessions.searchsorted(pd.Timestamp(end), side="right"))
-    if stop <= min_train_sessions:
-        raise DataError(f"{stop} sessions are too few for a walk-forward that trains on {min_train_sessions}", where="walk-forward",
-                        mend="ingest a longer history or lower min_train_sessions in models.yaml")
+    firsts = _test_starts(sessions[:stop], min_train_years)
+    if not firsts:
+        raise DataError(f"{stop} sessions are too few for a walk-forward that trains on {min_train_years:g} years first",
+                        where="walk-forward", mend="ingest a longer history or lower walk_forward.min_train_years in models.yaml")
     position = sessions.get_indexer(row_sessions)  # row -> number of its session
     ends = labels["label_end"].to_numpy()
-    for number, first in enumerate(range(min_train_sessions, stop, refit_sessions), start=1):
-        last = min(first + refit_sessions, stop) - 1
-        limit = first - 1 - embargo_sessions  # the last session in which a training label may become known
-        deadline = sessions[limit] if limit >= 0 else pd.Timestamp.min
+    for number, (first, after) in enumerate(zip(firsts, [*firsts[1:], stop], strict=True), start=1):
         before = position < first
-        train = np.flatnonzero(before & (ends <= deadline))  # NaT compares false: not known, so not trained on
+        limit = first - 1 - embargo_sessions  # the last session in which a training label may become known
+        known = ends <= sessions[limit].to_datetime64() if limit >= 0 else np.zeros(len(ends), dtype=bool)  # NaT: not known
+        train = np.flatnonzero(before & known)
         if not len(train):
             raise DataError(f"no training row is left before {sessions[first]:%Y-%m-%d} after purging", where="walk-forward",
-                            mend="raise min_train_sessions above the label's length and the embargo")
-        test = np.flatnonzero((position >= first) & (position <= last))
-        yield Fold(number, train, test, row_sessions[train[-1]], pd.Timestamp(ends[train].max()), sessions[first], sessions[last],
+                            mend="raise min_train_years above the label's horizon and the embargo")
+        test = np.flatnonzero((position >= first) & (position < after))
+        yield Fold(number, train, test, row_sessions[train[-1]], pd.Timestamp(ends[train].max()), sessions[first], sessions[after - 1],
                    int(before.sum()) - len(train))
 
-# %% ../../nbs/ml/30_splits.ipynb #10
+
+def _test_starts(sessions: pd.DatetimeIndex, min_train_years: float) -> list[int]:
+    """Positions of the sessions at which a new model is due."""
+    if not len(sessions):
+        return []
+    ready = sessions[0] + pd.Timedelta(days=365.25 * min_train_years)
+    first = int(sessions.searchsorted(ready))
+    new_year = np.flatnonzero(np.diff(sessions.year) != 0) + 1
+    return [first, *(int(i) for i in new_year if i > first)] if first < len(sessions) else []
+
+# %% ../../nbs/ml/30_splits.ipynb #11
 def leaking_rows(labels: pd.DataFrame, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Which of the `train` rows (bool, one per row) overlap a test row: intervals [session, label_end], ends included.
 
