@@ -46,9 +46,12 @@ def measure() -> list[Row]:
             if code:
                 raise SystemExit(f"the demo ended with {code}:\n{printed.read()[-4000:]}")
     gib = peak / 2**30
-    return [Row("`gpt-trader demo`, wall time", f"{took:.1f} s", f"{MOST_SECONDS} s", f"{took / MOST_SECONDS:.2f}", "below 1", took < MOST_SECONDS),
-            Row("`gpt-trader demo`, peak resident memory of all processes together", f"{gib:.2f} GiB", f"{MOST_GIB} GiB", f"{gib / MOST_GIB:.2f}",
-                "below 1", gib < MOST_GIB)]
+    return [
+        Row("`gpt-trader demo`, wall time", f"{took:.1f} s", f"{MOST_SECONDS} s", f"{took / MOST_SECONDS:.2f}", "below 1",
+            took < MOST_SECONDS),
+        Row("`gpt-trader demo`, peak memory of all processes", f"{gib:.2f} GiB", f"{MOST_GIB} GiB", f"{gib / MOST_GIB:.2f}",
+            "below 1", gib < MOST_GIB),
+    ]
 
 
 if __name__ == "__main__":
