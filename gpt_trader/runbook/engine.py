@@ -90,7 +90,13 @@ def _kernel_class(environment: Mapping[str, str], scratch: str) -> type:
             return KernelSpecManager(kernel_dirs=[])
 
         async def _async_pre_start_kernel(self, **kw: Any) -> Any:
-            return await super()._async_pre_start_kernel(**{**kw, "env": {**os.environ, **own}})
+            with open(os.path.join(scratch, "kernel.log"), "ab") as log:
+                self._log = os.dup(log.fileno())  # what the kernel says of itself is not for the user's terminal
+            return await super()._async_pre_start_kernel(**{**kw, "env": {**os.environ, **own}, "stderr": self._log})
+
+        async def _async_post_start_kernel(self, **kw: Any) -> None:
+            os.close(self._log)
+            await super()._async_post_start_kernel(**kw)
 
     return ThisInterpreter
 

@@ -17,8 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from sqlite_utils import Database
-
 from ..core.journal import Entry as JournalEntry
 from ..core.journal import Projection
 from ..core.outcome import ConfigError, Outcome, UsageError
@@ -26,6 +24,8 @@ from .catalogue import Entry, find
 from .parameters import Declaration
 
 if TYPE_CHECKING:
+    from sqlite_utils import Database
+
     from gpt_trader.core.workspace import Workspace
 
 # %% ../../nbs/runbook/10_procedure.ipynb #5
@@ -44,7 +44,7 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 # %% ../../nbs/runbook/10_procedure.ipynb #6
-def _started(db: Database, e: JournalEntry) -> None:
+def _started(db: "Database", e: JournalEntry) -> None:
     b = e.body
     db.execute("INSERT OR IGNORE INTO procedures (run_id, name, chapter, source, sha256, parent, via, actor, mutates, execute, parameters, "
                "started_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -52,13 +52,13 @@ def _started(db: Database, e: JournalEntry) -> None:
                 int(b["mutates"]), int(b["execute"]), _text(b["parameters"]), e.at])
 
 
-def _finished(db: Database, e: JournalEntry) -> None:
+def _finished(db: "Database", e: JournalEntry) -> None:
     o = e.body["outcome"]
     db.execute("UPDATE procedures SET finished_at=?, status=?, summary=?, verification=?, outcome=? WHERE run_id=?",
                [e.at, o["status"], o["summary"], o.get("verification"), _text(o), e.subject])
 
 
-def _recorded(db: Database, e: JournalEntry) -> None:
+def _recorded(db: "Database", e: JournalEntry) -> None:
     db.execute("UPDATE procedures SET folder=?, notebook_sha256=?, seconds=? WHERE run_id=?",
                [e.body["folder"], e.body["notebook_sha256"], e.body["seconds"], e.subject])
 
@@ -97,7 +97,7 @@ def given(namespace: Mapping[str, Any], declaration: Declaration) -> dict[str, A
 class Procedure:
     """The open procedure. Made by `open_procedure`."""
 
-    def __init__(self, ws: "Workspace", entry: Entry, values: dict[str, Any], mutates: bool, approval: str, run_id: str) -> None:
+    def __init__(self, ws: "Workspace", entry: Entry, values: dict[str, Any], mutates: bool, approval: str | None, run_id: str) -> None:
         self.ws, self.entry, self.name, self.run_id = ws, entry, entry.name, run_id
         self.mutates, self.policy = mutates, approval
         self.values = values
@@ -131,7 +131,7 @@ class Procedure:
 
         shown = {k: v for k, v in self.values.items() if k not in ("workspace", "execute")}
         answer = require_approval(self.ws, self.name, policy=self.policy, execute=bool(self.values["execute"]), params=shown,
-                                  actor=self.ws.journal.actor)
+                                  plan=self.steps)
         return isinstance(answer, Approval)
 
     def say(self, markdown: str) -> None:
@@ -210,10 +210,11 @@ def _via(namespace: Mapping[str, Any]) -> str:
     return "papermill" if injected else "interactive" if history else "script"
 
 
-def open_procedure(name: str, namespace: Mapping[str, Any], *, mutates: bool = False, approval: str = "confirm") -> Procedure:
+def open_procedure(name: str, namespace: Mapping[str, Any], *, mutates: bool = False, approval: str | None = None) -> Procedure:
     """Open the procedure `name` over the notebook's `globals()`: workspace, validated parameters, journal entry.
 
-    `mutates` says that it can change something (it then needs an `execute: bool` parameter); `approval` is the policy for that.
+    `mutates` says that it can change something (it then needs an `execute: bool` parameter); `approval` is the policy for that
+    (None: the configured one).
     Raises UsageError for parameters that are unknown, missing or of the wrong type, StorageError when the journal cannot be written."""
     from gpt_trader.core.workspace import Workspace
 
@@ -227,7 +228,7 @@ def open_procedure(name: str, namespace: Mapping[str, Any], *, mutates: bool = F
     if mutates and declared.parameter("execute") is None or mutates != declared.mutates:
         raise ConfigError("a procedure that changes something needs 'execute: bool = False' among its parameters, and the notebook that "
                           "runs must be the one on disk", where=str(entry.path), mend="mend the parameter cell and save the notebook")
-    opened = Procedure(ws, entry, values, mutates, approval if mutates else "none", os.environ.get(RUN_ID) or uuid.uuid4().hex[:12])
+    opened = Procedure(ws, entry, values, mutates, approval, os.environ.get(RUN_ID) or uuid.uuid4().hex[:12])
     _announce(opened, _via(namespace))
     return opened
 
