@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROJECTION', 'FORMAT', 'MANIFEST', 'SUFFIX', 'Manifest', 'read_manifest', 'extract', 'Check', 'check_content',
-           'report_anchors', 'verify_backup', 'to_keep', 'Backup', 'list_backups', 'create_backup', 'copy_backup',
-           'prune_backups']
+           'Anchor', 'report_anchors', 'verify_backup', 'to_keep', 'Backup', 'list_backups', 'create_backup',
+           'copy_backup', 'prune_backups']
 
 # %% ../../nbs/ops/10_backup.ipynb #2
 import gzip
@@ -142,7 +142,8 @@ def _files(ws: "Workspace") -> dict[str, Path]:
     whole = [(folder, "*") for folder in (ws.config_dir, ws.models_dir, ws.data_dir, ws.state_dir / "outbox")]
     for folder, pattern in (*whole, (ws.reports_dir, "*.json")):
         for path in sorted(folder.rglob(pattern)) if folder.is_dir() else ():
-            if path.is_file() and not path.is_symlink() and not path.name.endswith(".tmp"):
+            unfinished = path.name.endswith(".tmp") or any(part.startswith(".run-") for part in path.parts)
+            if path.is_file() and not path.is_symlink() and not unfinished:
                 found[path.relative_to(ws.root).as_posix()] = path
     return found
 
@@ -287,7 +288,8 @@ def check_content(
     store = Store(state)
     try:
         journal = Journal(store, SystemClock())
-        known = [(h, w) for h, w in (*report_anchors(root / "reports"), *anchors) if h.seq <= manifest.head.seq]
+        inside = [(a.head, a.where) for a in report_anchors(root / "reports")]
+        known = [(head, where) for head, where in (*inside, *anchors) if head.seq <= manifest.head.seq]
         walked = journal.verify([(manifest.head, "the manifest"), *known])
         if not walked.ok or walked.head != manifest.head:
             return walked.problem or f"the journal inside ends at {walked.head.seq}, the manifest says {manifest.head.seq}", walked.entries
@@ -297,14 +299,24 @@ def check_content(
         store.close()
 
 
-def report_anchors(reports: Path) -> list[tuple[Head, str]]:
-    """The chain's heads that the outcomes of runs wrote down, each with its file. Files that hold none are passed over."""
+@dataclass(frozen=True)
+class Anchor:
+    """A head of the chain that was written down outside the database."""
+
+    head: Head
+    where: str  # 'report 2013-03-01/…'
+    at: str | None  # when, UTC
+
+
+def report_anchors(reports: Path) -> list[Anchor]:
+    """What the outcomes of runs wrote down. Files that hold no head are passed over: they anchor nothing."""
     found = []
     for path in sorted(reports.rglob("outcome.json")) if reports.is_dir() else ():
         try:
-            head = json.loads(path.read_bytes()).get("journal_head") or {}
-            found.append((Head(int(head["seq"]), str(head["hash"])), f"report {path.parent.relative_to(reports).as_posix()}"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            facts = json.loads(path.read_bytes())
+            head = Head(int(facts["journal"]["seq"]), str(facts["journal"]["hash"]))
+            found.append(Anchor(head, f"report {path.parent.relative_to(reports).as_posix()}", facts.get("started_at")))
+        except (ValueError, KeyError, TypeError):
             continue
     return found
 
