@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Problem', 'Reading', 'Provider', 'table_reading', 'csv_reading', 'CsvFolder', 'ParquetFolder', 'open_folder',
-           'EmbeddedProvider', 'HttpCsv']
+           'EmbeddedProvider', 'HttpCsv', 'configured_provider']
 
 # %% ../../nbs/dataflow/20_providers.ipynb #2
 import csv
@@ -26,6 +26,7 @@ import pandas as pd
 
 from ..core.outcome import DataError, StorageError, UsageError, did_you_mean
 from ..core.secret import Secret
+from ..core.workspace import Workspace
 from .datasets import PRICES, as_bars, parquet_frame
 
 # %% ../../nbs/dataflow/20_providers.ipynb #5
@@ -341,14 +342,18 @@ class HttpCsv(_Source):
         timeout: tuple[float, float] = (5.0, 30.0),  # seconds to connect, and between two parts of the answer
         retries: int = 3,
         backoff: float = 0.5,  # seconds before the second attempt, doubled after each
+        span: tuple[date, date] | None = None,  # what {start} and {end} stand for
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "{symbol}" not in url:
             raise UsageError(f"{url!r} is not a template of a web address", mend="Write it as https://host/path/{symbol}.csv")
         if token is not None and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             raise UsageError("A token is not sent over plain HTTP", where=url, mend="Use an https:// address")
+        if ("{token}" in url and token is None) or (span is None and ("{start}" in url or "{end}" in url)):
+            raise UsageError("The address asks for a token or a span that is not given", where=url,
+                             mend="Give it, or leave it out of the address")
         self.url, self.name, self.token = url, f"the server {parts.hostname}", token
-        self.timeout, self.retries, self.backoff = timeout, retries, backoff
+        self.timeout, self.retries, self.backoff, self.span = timeout, retries, backoff, span
         self._symbols = sorted(symbols)
 
     def symbols(self) -> list[str]:
@@ -358,6 +363,8 @@ class HttpCsv(_Source):
     def read(self, symbol: str) -> Reading:
         """One symbol's answer. DataError when the server does not deliver it."""
         url = self.url.replace("{symbol}", quote(self.require(symbol), safe=""))
+        if self.span is not None:
+            url = url.replace("{start}", self.span[0].isoformat()).replace("{end}", self.span[1].isoformat())
         return csv_reading(_fetch(self, url), symbol, url, {"provider": "http", "url": url})
 
 # %% ../../nbs/dataflow/20_providers.ipynb #27
@@ -367,9 +374,12 @@ def _fetch(provider: HttpCsv, url: str) -> bytes:
     from requests.adapters import HTTPAdapter
     from urllib3.util.retry import Retry
 
+    token = provider.token.resolve() if provider.token is not None else ""
+    address = url.replace("{token}", quote(token, safe=""))
+
     def bearer(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if provider.token is not None:
-            request.headers["Authorization"] = f"Bearer {provider.token.resolve()}"
+        if token and "{token}" not in url:
+            request.headers["Authorization"] = f"Bearer {token}"
         return request
 
     retry = Retry(total=provider.retries, backoff_factor=provider.backoff, status_forcelist=(429, 500, 502, 503, 504),
@@ -378,7 +388,7 @@ def _fetch(provider: HttpCsv, url: str) -> bytes:
     with requests.Session() as session:
         session.mount(url[:url.index("//") + 2], HTTPAdapter(max_retries=retry))
         try:
-            with session.get(url, auth=bearer, timeout=provider.timeout, stream=True, headers={"Accept": "text/csv"}) as answer:
+            with session.get(address, auth=bearer, timeout=provider.timeout, stream=True, headers={"Accept": "text/csv"}) as answer:
                 if answer.status_code != 200:
                     raise DataError(f"{provider.name} answered {answer.status_code} {answer.reason}", where=url,
                                     mend=_MEND.get(answer.status_code))
@@ -388,8 +398,20 @@ def _fetch(provider: HttpCsv, url: str) -> bytes:
                         raise DataError(f"{provider.name} sent more than {_LONGEST >> 20} MiB", where=url, mend="Check the address")
         except requests.RequestException as e:
             raise DataError(f"{provider.name} does not deliver ({type(e).__name__}, {provider.retries + 1} attempts)", where=url,
-                            mend="Check the network and the address, then try again") from e
+                            mend="Check the network and the address, then try again") from None
     return bytes(body)
 
 
 _MEND = {401: "Check the token", 403: "Check what the token allows", 404: "Check the symbol and the address", 429: "Ask less often"}
+
+# %% ../../nbs/dataflow/20_providers.ipynb #32
+def configured_provider(ws: Workspace) -> Provider:
+    """The provider that the section `data` of config.yaml describes; a server is asked for the desk's universe, up to the clock's date."""
+    settings = ws.config.app.data
+    if settings.provider == "http":
+        return HttpCsv(str(settings.url_template), ws.config.app.desk.universe, settings.token, (5.0, float(settings.timeout_seconds)),
+                       settings.retries, span=(ws.calendar.first, ws.clock.now().date()))
+    if settings.provider == "embedded":
+        return EmbeddedProvider()
+    kind = CsvFolder if settings.provider == "csv" else ParquetFolder
+    return kind(str(settings.folder))
