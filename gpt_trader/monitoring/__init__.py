@@ -1,16 +1,19 @@
 """Rules to alerts to people."""
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from gpt_trader.core.telemetry import StructuredLogger as StructuredLogger
-
-# The names that the operations runbook imports from here, each loaded when it is first asked for.
-_LAZY = {"StructuredLogger": "gpt_trader.core.telemetry"}
-__all__ = ["StructuredLogger"]
+_PUBLIC = {
+    "StructuredLogger": "gpt_trader.core.telemetry",
+    "Rule": "gpt_trader.monitoring.rules",
+    "evaluate": "gpt_trader.monitoring.alerts",
+    "open_alerts": "gpt_trader.monitoring.alerts",
+    "acknowledge": "gpt_trader.monitoring.alerts",
+    "notify": "gpt_trader.monitoring.notify",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    """Load a public name from its module when it is first asked for."""
+    if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    return getattr(import_module(_PUBLIC[name]), name)
