@@ -69,7 +69,46 @@ class Placement:
     repeated: bool = False  # the id was in the journal already: nothing was created
 
 # %% ../../nbs/trading/60_execution.ipynb #8
-class Placer(Sender):
+class _Records(Sender):
+    """What is done with an order that is not sent, and with one that was placed before."""
+
+    def placement(self, client_order_id: str, refusals: Sequence[Refusal] = (), repeated: bool = False) -> Placement:
+        """What our record says of an order. UsageError for an id that we do not know."""
+        row = self.order_row(client_order_id)
+        if row is None:
+            raise UsageError(f"there is no order {client_order_id!r}", mend="Look at the list of orders")
+        average = None if row["average_price"] is None else Decimal(row["average_price"])
+        return Placement(client_order_id, row["status"], row["reason"], tuple(refusals), Decimal(row["filled_quantity"]), average, repeated)
+
+    def _refuse(self, order: OrderRequest, session: date, refusals: Sequence[Refusal]) -> Placement:
+        "Journal that our own limits stand against the order."
+        found = [{"limit": r.limit, "limit_value": str(r.limit_value), "order_value": str(r.order_value), "message": r.message}
+                 for r in refusals]
+        reason = "; ".join(f["message"] for f in found)
+        self.journal.append("order.refused", order.to_json() | found[0] | {"broker": self.broker.name, "reason": reason, "refusals": found},
+                            subject=order.client_order_id, session=session.isoformat())
+        self.log("error", f"order {order.client_order_id} was refused: {reason}", client_order_id=order.client_order_id,
+                 limit=found[0]["limit"])
+        return self.placement(order.client_order_id, refusals)
+
+    def _repeat(self, order: OrderRequest, row: Mapping[str, Any], session: date) -> Placement:
+        "The same id again."
+        if request_of(row) != order:
+            raise OrderConflict(f"the client order id {order.client_order_id!r} already stands for another order: {row['side']} "
+                                f"{row['quantity']} {row['symbol']}", mend="Use a new id for a new order")
+        if row["status"] in ("created", "unknown"):
+            try:
+                if self.ask(row) is None and not row["acknowledged"]:
+                    if row["session"] == session.isoformat():
+                        self.send(row, sent=True)
+                    else:
+                        self.note("order.expired", row, reason="it never reached the broker, and its session is over")
+            except BrokerTimeout as e:
+                self.mark_unknown(row, str(e))
+        return self.placement(order.client_order_id, repeated=True)
+
+# %% ../../nbs/trading/60_execution.ipynb #9
+class Placer(_Records):
     """Takes decisions to the broker."""
 
     checks: Sequence[PreTradeCheck] = ()
@@ -81,14 +120,6 @@ class Placer(Sender):
         working = self.store.rows(f"SELECT * FROM orders WHERE status IN ({','.join('?' * len(OPEN))}) ORDER BY created_seq", OPEN)
         count = self.store.rows("SELECT count(*) AS n FROM orders WHERE session = ? AND status <> 'refused'", [session.isoformat()])[0]["n"]
         return OrderContext(session, self.journal.clock.now(), now.positions, now.cash, prices, now.equity, tuple(working), count)
-
-    def placement(self, client_order_id: str, refusals: Sequence[Refusal] = (), repeated: bool = False) -> Placement:
-        """What our record says of an order. UsageError for an id that we do not know."""
-        row = self.order_row(client_order_id)
-        if row is None:
-            raise UsageError(f"there is no order {client_order_id!r}", mend="Look at the list of orders")
-        average = None if row["average_price"] is None else Decimal(row["average_price"])
-        return Placement(client_order_id, row["status"], row["reason"], tuple(refusals), Decimal(row["filled_quantity"]), average, repeated)
 
     def place(
         self,
@@ -118,34 +149,7 @@ class Placer(Sender):
         self.send(self.order_row(order.client_order_id) or {}, sent=False)
         return self.placement(order.client_order_id)
 
-    def _refuse(self, order: OrderRequest, session: date, refusals: Sequence[Refusal]) -> Placement:
-        "Journal that our own limits stand against the order."
-        found = [{"limit": r.limit, "limit_value": str(r.limit_value), "order_value": str(r.order_value), "message": r.message}
-                 for r in refusals]
-        reason = "; ".join(f["message"] for f in found)
-        self.journal.append("order.refused", order.to_json() | found[0] | {"broker": self.broker.name, "reason": reason, "refusals": found},
-                            subject=order.client_order_id, session=session.isoformat())
-        self.log("error", f"order {order.client_order_id} was refused: {reason}", client_order_id=order.client_order_id,
-                 limit=found[0]["limit"])
-        return self.placement(order.client_order_id, refusals)
-
-    def _repeat(self, order: OrderRequest, row: Mapping[str, Any], session: date) -> Placement:
-        "The same id again."
-        if request_of(row) != order:
-            raise OrderConflict(f"the client order id {order.client_order_id!r} already stands for another order: {row['side']} "
-                                f"{row['quantity']} {row['symbol']}", mend="Use a new id for a new order")
-        if row["status"] in ("created", "unknown"):
-            try:
-                if self.ask(row) is None and not row["acknowledged"]:
-                    if row["session"] == session.isoformat():
-                        self.send(row, sent=True)
-                    else:
-                        self.note("order.expired", row, reason="it never reached the broker, and its session is over")
-            except BrokerTimeout as e:
-                self.mark_unknown(row, str(e))
-        return self.placement(order.client_order_id, repeated=True)
-
-# %% ../../nbs/trading/60_execution.ipynb #10
+# %% ../../nbs/trading/60_execution.ipynb #11
 class Executor(Placer):
     """Places, cancels and follows orders at one broker, on one journal."""
 

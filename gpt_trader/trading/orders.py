@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from sqlite_utils import Database
-
 from ..core.journal import Entry, Projection, record_only
 from ..core.outcome import GptTraderError
+from ..core.store import Database
 from .broker import decimal_text, to_cents
 from .ledger import Basis, book_split, trade
 
