@@ -22,7 +22,8 @@ from gpt_trader.core.journal import Journal, canonical
 from gpt_trader.core.store import Store
 from gpt_trader.trading.broker import OrderRequest, decimal_text
 
-ROUNDS, BLOCK, WARM_UP = 40, 50, 200
+ROUNDS, BLOCK = 40, 50
+WARM_UP = 800  # until both write-ahead logs have been filled once and are written over, as in a file that has lived for a while
 GOAL = 0.5
 HERE = Path(__file__).resolve().parent
 Order = tuple[str, dict[str, Any]]  # client order id, body

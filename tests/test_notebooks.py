@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SPREAD = True  # conftest: each notebook may go to another worker
 LIMIT = 300  # seconds; a notebook that needs more is not for reading
 
-# The packages are the folders that hold exported notebooks; procedures, playbooks and dashboards need parameters and have tests of their own.
+# The folders that are packages hold the library; procedures, playbooks and dashboards need parameters and have tests of their own.
 PACKAGES = sorted(p.parent.name for p in (ROOT / "gpt_trader").glob("*/__init__.py"))
 NOTEBOOKS = [*(ROOT / "nbs").glob("*.ipynb"), *(n for p in PACKAGES for n in sorted((ROOT / "nbs" / p).glob("*.ipynb")))]
 
@@ -53,8 +53,8 @@ def test_a_failing_notebook_is_seen(tmp_path: Path) -> None:
         cells = [{"cell_type": "code", "execution_count": None, "id": str(i), "metadata": {}, "outputs": [], "source": s}
                  for i, s in enumerate(sources)]
         path = tmp_path / "nb.ipynb"
-        path.write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}},
-                                    "nbformat": 4, "nbformat_minor": 5}))
+        kernel = {"name": "python3", "language": "python", "display_name": "python3"}
+        path.write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}))
         return path
 
     assert run(notebook("x = 1", "assert x == 1"), tmp_path).returncode == 0
