@@ -8,14 +8,13 @@ __all__ = ['CHANNELS', 'ORDERS_LOG', 'LEVELS', 'logs_folder', 'correlation_id', 
            'record_metrics', 'serve_metrics', 'redact']
 
 # %% ../../nbs/core/50_telemetry.ipynb #2
-import json
 import logging
 import logging.handlers
 import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,10 +95,10 @@ class _SharedFile(_Forgiving, logging.handlers.RotatingFileHandler):
         super().emit(record)
 
     def doRollover(self) -> None:
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
 
         path = Path(self.baseFilename)
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=5):
+        with suppress(Timeout), FileLock(path.with_name(f".{path.name}.lock"), timeout=2):  # who cannot have it writes on, unrotated
             self._follow()
             if path.exists() and path.stat().st_size >= self.maxBytes // 2:
                 super().doRollover()
@@ -183,14 +182,31 @@ def _trace_ids() -> dict[str, str]:
 _RESERVED = ("timestamp", "level", "service", "channel", "event", "correlation_id", "trace_id", "span_id", "pid", "exception", "exc_info")
 
 
-def _json(line: MutableMapping[str, Any], **_: Any) -> str:
-    "The event as one line of JSON; what JSON does not know is written as its text."
+def _text(value: Any) -> str:
+    "What JSON does not know, as text; a `__str__` that fails stops nobody."
     try:
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY).decode()
+        return str(value).encode("utf-8", "backslashreplace").decode()
+    except Exception:
+        return object.__repr__(value)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    "What orjson refuses (integers past 64 bits, half a surrogate pair, a list within itself) as the nearest that it takes."
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
+        return value
+    if isinstance(value, dict | list | tuple | set) and depth < 8:
+        return ({_text(k): _plain(v, depth + 1) for k, v in value.items()} if isinstance(value, dict)
+                else [_plain(v, depth + 1) for v in value])
+    return _text(value)
+
+
+def _json(line: MutableMapping[str, Any], **_: Any) -> bytes:
+    "The event as one line of JSON."
+    option = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    try:
+        return orjson.dumps(line, default=_text, option=option)
     except (TypeError, ValueError, RecursionError):
-        plain = {str(k): v if isinstance(v, str | float | bool | None) or (isinstance(v, int) and abs(v) < 2**63) else repr(v)
-                 for k, v in line.items()}
-        return json.dumps(plain)
+        return orjson.dumps(_plain(dict(line)), option=option)
 
 
 class _Sink:
@@ -231,7 +247,7 @@ def _processors(service: str, channel: str, clock: Clock, correlation: bool, tra
         return dict(redact(orjson.loads(_json(event))))
 
     tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, use_rich=False)
-    return [context, structlog.processors.ExceptionRenderer(tracebacks), cleaned, structlog.processors.JSONRenderer(serializer=_json)]
+    return [context, structlog.processors.ExceptionRenderer(tracebacks), cleaned, lambda _, __, event: _json(event).decode()]
 
 # %% ../../nbs/core/50_telemetry.ipynb #16
 class _Writer:

@@ -126,7 +126,7 @@ def merge(
     above: Section,  # the layer whose values win
 ) -> Section:  # a new tree; both stay as they were
     """Both layers as one. A section over a section merges; anything else replaces; an empty section changes nothing."""
-    out = Section(above.source if not below else below.source)
+    out = Section(above.source if above else below.source)  # what is wrong with the whole was most likely written last
     out.update(below)
     out.keys_at.update(below.keys_at)
     for key, node in above.items():
