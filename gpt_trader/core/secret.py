@@ -8,6 +8,7 @@ __all__ = ['FORMS', 'MASK', 'is_reference', 'known_values', 'Secret', 'is_sensit
 # %% ../../nbs/core/04_secret.ipynb #2
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,7 @@ _IN_TEXT = (  # what a credential looks like in running text, and what is left o
 )
 
 
+@lru_cache(maxsize=4096)
 def is_sensitive(key: str) -> bool:
     """Whether a setting, a parameter or a log field of this name may hold a secret."""
     return _SENSITIVE.search(key) is not None
@@ -130,8 +132,9 @@ def _redact_text(text: str) -> str:
     for value in sorted(_resolved, key=len, reverse=True):
         if text == value or len(value) >= 4:
             text = text.replace(value, MASK)
-    for pattern, rest in _IN_TEXT:
-        text = pattern.sub(rest, text)
+    if "=" in text or ":" in text or " " in text:  # every pattern needs one of them
+        for pattern, rest in _IN_TEXT:
+            text = pattern.sub(rest, text)
     return text
 
 
