@@ -22,8 +22,8 @@ from ..core.outcome import GptTraderError, StorageError, UsageError, did_you_mea
 
 if TYPE_CHECKING:
     import pandas as pd
-    from sqlite_utils import Database
 
+    from gpt_trader.core.store import Database
     from gpt_trader.core.workspace import Workspace
     from gpt_trader.ml.evaluation import Evaluation
     from gpt_trader.ml.training import Settings, Trained, WalkForward

@@ -71,7 +71,7 @@ def _test_starts(sessions: pd.DatetimeIndex, min_train_years: float) -> list[int
     """Positions of the sessions at which a new model is due."""
     if not len(sessions):
         return []
-    ready = sessions[0] + pd.Timedelta(days=365.25 * min_train_years)
+    ready = sessions[0] + pd.Timedelta(days=round(365.25 * min_train_years))
     first = int(sessions.searchsorted(ready))
     new_year = np.flatnonzero(np.diff(sessions.year) != 0) + 1
     return [first, *(int(i) for i in new_year if i > first)] if first < len(sessions) else []

@@ -1,0 +1,132 @@
+"""Features: point-in-time by construction, the same for the batch and for tonight, and blind to how prices are scaled."""
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt_trader.core.outcome import DataError, UsageError
+from gpt_trader.dataflow.datasets import adjusted
+from gpt_trader.dataflow.providers import EmbeddedProvider
+from gpt_trader.ml.features import FEATURES, Panel, compute_features, feature, features_hash, look_ahead, to_panel
+
+SYMBOLS = ("AAPL", "GOOG", "IBM", "MSFT")
+PROVIDER = EmbeddedProvider()
+BARS = adjusted(pd.concat([PROVIDER.bars(symbol) for symbol in SYMBOLS], ignore_index=True))
+SESSIONS = BARS["session"].drop_duplicates().sort_values().reset_index(drop=True)
+WHOLE = compute_features(BARS)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, len(SESSIONS) - 1))
+def test_a_row_does_not_change_when_later_bars_are_taken_away(position: int) -> None:
+    assert look_ahead(BARS, [SESSIONS[position]]) == []
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, len(SESSIONS) - 1), st.integers(1, 5))
+def test_the_tail_equals_the_batch(position: int, sessions: int) -> None:
+    known = BARS[BARS["session"] <= SESSIONS[position]]
+    tail = compute_features(known, sessions=sessions)
+    pd.testing.assert_frame_equal(tail, WHOLE.loc[tail.index], rtol=1e-6, atol=1e-8)
+    assert tail.index.get_level_values("session").nunique() == min(sessions, position + 1)
+
+
+def test_each_feature_reads_no_further_back_than_it_says() -> None:
+    """Prices before the look back are changed beyond recognition; the newest row must not notice."""
+    for name, f in FEATURES.items():
+        start = SESSIONS.iloc[-f.look_back]
+        wrecked = BARS.copy()
+        old = wrecked["session"] < start
+        wrecked.loc[old, ["open", "high", "low", "close"]] *= np.where(np.arange(old.sum()) % 2, 3.0, 0.4)[:, None]
+        wrecked.loc[old, "volume"] = 1 + wrecked.loc[old, "volume"] // 7
+        here = compute_features(wrecked, [name]).loc[SESSIONS.iloc[-1]]
+        there = WHOLE.loc[SESSIONS.iloc[-1], [name]]
+        pd.testing.assert_frame_equal(here, there, rtol=1e-6, atol=1e-8, obj=name)
+
+
+def test_a_later_split_or_dividend_changes_no_feature() -> None:
+    """Adjustment rescales a whole history by a constant; features must be ratios."""
+    scaled = BARS.assign(**{c: BARS[c] * 0.0625 for c in ("open", "high", "low", "close")}, volume=BARS["volume"] * 16.0)
+    pd.testing.assert_frame_equal(compute_features(scaled), WHOLE, rtol=1e-6, atol=1e-8)
+
+
+def test_a_feature_that_looks_ahead_is_caught() -> None:
+    @feature("ln(close[+1] / close)", look_back=1, group="test")
+    def looks_ahead(p: Panel) -> pd.DataFrame:
+        """Tomorrow's return."""
+        return p.returns.shift(-1)
+
+    try:
+        assert look_ahead(BARS, ["2008-10-10"]) == ["looks_ahead"]
+    finally:
+        del FEATURES["looks_ahead"]
+
+
+def test_formulas_by_hand() -> None:
+    aapl = BARS[BARS["symbol"] == "AAPL"].set_index("session")
+    row = WHOLE.loc[("2010-06-15", "AAPL")]
+    upto = aapl[:"2010-06-15"]
+    last = upto.iloc[-1]
+    assert row["ret_5"] == pytest.approx(np.log(last["close"] / upto["close"].iloc[-6]))
+    assert row["gap"] == pytest.approx(np.log(last["open"] / upto["close"].iloc[-2]))
+    window = upto.tail(21)
+    assert row["parkinson_21"] == pytest.approx(np.sqrt((np.log(window["high"] / window["low"]) ** 2).mean() / (4 * np.log(2))))
+    garman_klass = 0.5 * np.log(window["high"] / window["low"]) ** 2 - (2 * np.log(2) - 1) * np.log(window["close"] / window["open"]) ** 2
+    assert row["garman_klass_21"] == pytest.approx(np.sqrt(garman_klass.mean()))
+    c, o, h, low = (window[k] for k in ("close", "open", "high", "low"))
+    assert row["rogers_satchell_21"] == pytest.approx(np.sqrt((np.log(h / c) * np.log(h / o) + np.log(low / c) * np.log(low / o)).mean()))
+    ranges = (window["high"] - window["low"]) / window["close"]
+    assert row["range_ratio"] == pytest.approx(np.log(ranges.iloc[-1] / ranges.median()))
+    before = upto["close"].shift(1)
+    true_range = pd.concat([upto["high"], before], axis=1).max(axis=1) - pd.concat([upto["low"], before], axis=1).min(axis=1)
+    assert row["atr_14"] == pytest.approx(true_range.tail(14).mean() / last["close"])
+    moves = np.log(upto["close"]).diff().tail(14)
+    assert row["rsi_14"] == pytest.approx(moves.clip(lower=0).sum() / moves.abs().sum())
+    assert row["close_position"] == pytest.approx((last["close"] - last["low"]) / (last["high"] - last["low"]))
+
+
+def test_a_hole_is_unknown_and_a_new_listing_changes_nothing() -> None:
+    hole = BARS[~((BARS["symbol"] == "IBM") & (BARS["session"] == "2010-05-07"))]
+    holed = compute_features(hole)
+    assert ("2010-05-07", "IBM") not in holed.index
+    assert np.isnan(holed.loc[("2010-05-10", "IBM"), "ret_1"]) and not np.isnan(holed.loc[("2010-05-11", "IBM"), "ret_1"])
+    own = [name for name, f in FEATURES.items() if f.group not in ("market", "cross-section")]
+    pd.testing.assert_frame_equal(holed.xs("AAPL", level="symbol")[own], WHOLE.xs("AAPL", level="symbol")[own])
+    young = BARS["session"] < "2004-08-19"
+    assert not (BARS.loc[young, "symbol"] == "GOOG").any()
+    pd.testing.assert_frame_equal(compute_features(BARS[BARS["symbol"] != "GOOG"]).loc[:"2004-08-18"], WHOLE.loc[:"2004-08-18"])
+
+
+@pytest.mark.parametrize(("bars", "words"), [
+    (BARS.drop(columns="high"), "high"), (BARS.iloc[:0], "no bars"), (pd.concat([BARS, BARS.tail(1)]), "repeated"),
+    (BARS.assign(low=BARS["low"].where(BARS.index != 5, -1.0)), "not positive")])
+def test_bars_that_cannot_be_used_are_refused(bars: pd.DataFrame, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        to_panel(bars)
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="ret_21"):
+        compute_features(BARS, ["ret_2l"])
+    with pytest.raises(UsageError):
+        compute_features(BARS, sessions=0)
+
+
+def test_the_hash_tells_definitions_apart() -> None:
+    names = list(FEATURES)
+    assert features_hash(names) == features_hash() != features_hash(names[::-1])
+
+
+def test_the_batch_takes_less_than_two_seconds() -> None:
+    started = perf_counter()
+    compute_features(BARS)
+    assert perf_counter() - started < 2
+
+
+def test_no_infinity_gets_through() -> None:
+    silent = BARS.assign(volume=BARS["volume"].where(BARS["session"] != "2010-05-07", 0))
+    table = compute_features(silent)
+    assert not np.isinf(table.to_numpy()).any() and np.isnan(table.loc[("2010-05-07", "IBM"), "relative_volume"])
