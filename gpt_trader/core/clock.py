@@ -8,6 +8,7 @@ __all__ = ['utc_text', 'parse_utc', 'Clock', 'SystemClock', 'write_atomically', 
 # %% ../../nbs/core/10_clock.ipynb #2
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -68,7 +69,8 @@ def write_atomically(
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder cannot be reached, there is nothing to clear up
+            temporary.unlink()
         raise StorageError(f"{path.name} could not be written: {e.strerror}", where=str(path),
                            mend="Check that the folder is writable and the disk has room") from e
 

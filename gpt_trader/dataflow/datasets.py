@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRICES', 'BAR_COLUMNS', 'SPLIT_RATIOS', 'Convention', 'as_bars', 'parquet_bytes', 'parquet_frame', 'content_hash',
-           'dataset_folder', 'read_manifest', 'commit_bars', 'load_bars', 'verify_dataset', 'adjusted', 'adjustments',
-           'corporate_actions']
+           'dataset_folder', 'read_manifest', 'commit_bars', 'load_bars', 'damaged_symbols', 'verify_dataset',
+           'adjusted', 'adjustments', 'corporate_actions']
 
 # %% ../../nbs/dataflow/10_datasets.ipynb #2
 import hashlib
@@ -204,17 +204,25 @@ def _no_bars() -> pd.DataFrame:
     return as_bars(pd.DataFrame({c: [] for c in BAR_COLUMNS}))
 
 
-def verify_dataset(ws: Workspace, dataset: str | None = None) -> list[str]:
-    """Every file read again and held against the manifest: one sentence a problem, none when all is well."""
-    problems = []
+def damaged_symbols(
+    ws: Workspace,
+    dataset: str | None = None,
+) -> dict[str, str]:  # symbol -> what is wrong with its file; empty when all is well
+    """Every file read again and held against the manifest."""
+    problems = {}
     for symbol, entry in read_manifest(ws, dataset).items():
         try:
             bars = as_bars(_read_symbol(dataset_folder(ws, dataset), symbol, entry))
             if len(bars) != entry["rows"] or content_hash(bars) != entry["content_sha256"]:
-                problems.append(f"{symbol}: its rows differ from what the manifest records")
+                problems[symbol] = "its rows differ from what the manifest records"
         except (StorageError, DataError) as e:
-            problems.append(f"{symbol}: {e}")
+            problems[symbol] = str(e)
     return problems
+
+
+def verify_dataset(ws: Workspace, dataset: str | None = None) -> list[str]:
+    """One sentence for each damaged file; none when all is well."""
+    return [f"{symbol}: {problem}" for symbol, problem in damaged_symbols(ws, dataset).items()]
 
 # %% ../../nbs/dataflow/10_datasets.ipynb #22
 def adjusted(
@@ -276,7 +284,8 @@ def _explain(low: float, high: float, before: float, after: float, convention: C
     found: list[dict[str, Any]] = [{"kind": "split", "ratio": split}] if fits else []
     if low / split > 1:
         least, most = (_dividend(g, split, before, after, convention) for g in (low, high))
-        if abs(math.log((after + least) * split / before)) < 0.35:
+        without, paid = (abs(math.log((after + d) * split / before)) for d in (0.0, least))
+        if least < 0.05 * after or paid < without:
             amount = _shortest(least, most)
             found.append({"kind": "dividend", "amount": amount, "uncertainty": max(most - amount, amount - least)})
     return found or [{"kind": "unexplained", "ratio": middle}]

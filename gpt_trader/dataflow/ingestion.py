@@ -8,7 +8,7 @@ __all__ = ['quarantine_folder', 'Merge', 'merge_bars', 'IngestReport', 'ingest',
 # %% ../../nbs/dataflow/35_ingestion.ipynb #2
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..core.telemetry import get_logger
 from ..core.workspace import Workspace
 from .datasets import BAR_COLUMNS, as_bars, commit_bars, load_bars, read_manifest
 from .providers import Problem, Provider, Reading, open_folder
-from .quality import QualityReport, check_bars
+from .quality import QualityReport, check_bars, check_together, rules
 
 # %% ../../nbs/dataflow/35_ingestion.ipynb #5
 @dataclass(frozen=True)
@@ -50,14 +50,8 @@ def _judge(ws: Workspace, provider: Provider, symbol: str) -> _Judged:
         return _Judged(Reading(symbol, e.where or provider.name, pd.DataFrame(), (Problem("not_delivered", e.what),)), None)
     if reading.problems:
         return _Judged(reading, None)
-    calendar, tick = _rules(ws, symbol)
+    calendar, tick = rules(ws, symbol)
     return _Judged(reading, check_bars(reading.frame, get_calendar(calendar), None if ws.clock.simulated else ws.clock.now(), tick))
-
-
-def _rules(ws: Workspace, symbol: str) -> tuple[str, float]:
-    "Calendar and tick of a symbol; the workspace's calendar and a cent for one that is no instrument."
-    instrument = ws.instruments[symbol] if symbol in ws.instruments else None
-    return (instrument.calendar, float(instrument.tick)) if instrument else (ws.calendar.name, 0.01)
 
 # %% ../../nbs/dataflow/35_ingestion.ipynb #7
 def quarantine_folder(ws: Workspace) -> Path:
@@ -236,21 +230,11 @@ def _stored(ws: Workspace, reading: Reading, dataset: str | None, notes: list[st
         return None
 
 
-def _joint(ws: Workspace, frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    "The findings over several symbols together, so that one can confirm another."
-    groups: dict[tuple[str, float], list[pd.DataFrame]] = {}
-    for frame in frames:
-        groups.setdefault(_rules(ws, str(frame.symbol.iloc[0])), []).append(frame)
-    found = [check_bars(pd.concat(group, ignore_index=True), get_calendar(calendar), None, tick).findings
-             for (calendar, tick), group in groups.items()]
-    return pd.concat(found, ignore_index=True)
-
-
 def _suspicions(ws: Workspace, judged: list[_Judged], merges: list[Merge], old: list[pd.DataFrame]) -> pd.DataFrame:
     "Holes in the sources; findings on the sessions that they cover; findings that only appear where their rows meet the stored ones."
-    after = _joint(ws, [m.bars for m in merges])
+    after = check_together(ws, pd.concat([m.bars for m in merges])).findings
     touched = any(m.added or m.changed for m in merges)
-    known = set(_joint(ws, old).message if old and touched else after.message if old else ())
+    known = set(check_together(ws, pd.concat(old)).findings.message if old and touched else after.message if old else ())
     spans = pd.DataFrame([(j.reading.symbol, j.reading.frame.session.min(), j.reading.frame.session.max()) for j in judged],
                          columns=["symbol", "low", "high"])
     spanned = after.merge(spans, on="symbol")

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SEVERITIES', 'FINDING_COLUMNS', 'JUMP', 'WICK', 'CONFIRMING_VOLUME', 'CONFIRMING_WICK', 'QualityReport', 'check_bars',
-           'coverage', 'coverage_chart']
+           'rules', 'check_together', 'check_workspace', 'coverage', 'coverage_chart']
 
 # %% ../../nbs/dataflow/30_quality.ipynb #2
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.calendar import TradingCalendar
+from ..core.calendar import TradingCalendar, get_calendar
 from ..core.outcome import Outcome, Status
-from .datasets import PRICES, adjustments, as_bars
+from ..core.workspace import Workspace
+from .datasets import PRICES, adjustments, as_bars, damaged_symbols, load_bars, read_manifest
 
 # %% ../../nbs/dataflow/30_quality.ipynb #5
 SEVERITIES = ("critical", "warning", "note")
@@ -71,6 +72,8 @@ def _outcome(report: QualityReport) -> Outcome:
 
 def _found(rows: pd.DataFrame, severity: str | np.ndarray, check: str, messages: list[str]) -> pd.DataFrame:
     "Findings for some rows of the bars, one each."
+    if rows.empty:
+        return pd.DataFrame()
     line = rows.index if rows.index.name == "line" else pd.Index([pd.NA] * len(rows))
     return pd.DataFrame({"severity": severity, "check": check, "symbol": rows.symbol.to_numpy(), "session": rows.session.to_numpy(),
                          "line": pd.array(line, dtype="Int64"),
@@ -122,8 +125,9 @@ def _named(days: np.ndarray) -> str:
 
 def _calendar_findings(bars: pd.DataFrame, calendar: TradingCalendar) -> Iterator[pd.DataFrame]:
     "Bars on days without trading (critical), runs of missing sessions (warning)."
-    all_sessions = np.array(calendar.sessions(calendar.first, calendar.last), dtype="datetime64[ns]")
-    inside = bars[bars.session.between(all_sessions[0], all_sessions[-1])]
+    inside = bars[bars.session.between(pd.Timestamp(calendar.first), pd.Timestamp(calendar.last))]
+    span = calendar.sessions(inside.session.min().date(), inside.session.max().date()) if len(inside) else []
+    all_sessions = np.array(span, dtype="datetime64[ns]")
     closed = inside[~np.isin(inside.session.to_numpy(), all_sessions)]
     yield _found(closed, "critical", "not_a_session", [f"{calendar.name} does not trade on that day"] * len(closed))
     for symbol, rows in inside.groupby("symbol"):
@@ -139,13 +143,18 @@ def _calendar_findings(bars: pd.DataFrame, calendar: TradingCalendar) -> Iterato
                      [f"{outside} bars lie outside {calendar.name}'s calendar ({calendar.first} to {calendar.last}): no holes found there"])
 
 
+def _last_closed(calendar: TradingCalendar, now: datetime) -> date:
+    "The last session that is over."
+    last = calendar.session_of(now)
+    return last if calendar.open_close(last)[1] <= now else calendar.previous_session(last)
+
+
 def _clock_findings(bars: pd.DataFrame, calendar: TradingCalendar, now: datetime) -> Iterator[pd.DataFrame]:
     "Bars from the future (critical); symbols whose last bar is behind the last session that has closed (warning)."
     today = pd.Timestamp(now.astimezone(calendar.timezone).date())
     future = bars[bars.session > today]
     yield _found(future, "critical", "future_session", [f"the clock shows {_day(today)}"] * len(future))
-    last = calendar.session_of(now)
-    due = pd.Timestamp(last if calendar.open_close(last)[1] <= now else calendar.previous_session(last))
+    due = pd.Timestamp(_last_closed(calendar, now))
     newest = bars.groupby("symbol", as_index=False).session.max()
     for row in newest[newest.session < due].itertuples():
         late = len(calendar.sessions(max(row.session.date() + timedelta(1), calendar.first), due.date()))
@@ -236,6 +245,46 @@ def _table(found: list[pd.DataFrame]) -> pd.DataFrame:
     return table.sort_values(["rank", "symbol", "session", "check"], kind="stable", ignore_index=True).drop(columns="rank")
 
 # %% ../../nbs/dataflow/30_quality.ipynb #26
+def rules(ws: Workspace, symbol: str) -> tuple[str, float]:
+    """Calendar and tick (USD) of a symbol; the desk's calendar and a cent for one that is no instrument."""
+    instrument = ws.instruments[symbol] if symbol in ws.instruments else None
+    return (instrument.calendar, float(instrument.tick)) if instrument else (ws.calendar.name, 0.01)
+
+
+def check_together(ws: Workspace, bars: pd.DataFrame, now: datetime | None = None) -> QualityReport:
+    """`check_bars` over many symbols, each by its own rules."""
+    groups: dict[tuple[str, float], list[str]] = {}
+    for symbol in bars.symbol.unique():
+        groups.setdefault(rules(ws, symbol), []).append(symbol)
+    reports = [check_bars(bars[bars.symbol.isin(group)], get_calendar(name), now, tick) for (name, tick), group in groups.items()]
+    first, last = (sorted(d for r in reports if (d := getattr(r, end))) for end in ("first", "last"))
+    return QualityReport(_table([r.findings for r in reports]), len(bars), tuple(sorted(bars.symbol.unique())),
+                         first[0] if first else None, last[-1] if last else None)
+
+# %% ../../nbs/dataflow/30_quality.ipynb #28
+def check_workspace(
+    ws: Workspace,
+    symbols: Iterable[str] | None = None,  # None: all that the dataset holds
+    dataset: str | None = None,
+) -> tuple[pd.DataFrame, QualityReport]:  # the bars that were judged, and the verdict; unknown when there are none
+    """Judge the stored bars. UsageError for an unknown symbol."""
+    manifest = read_manifest(ws, dataset)
+    if not manifest:
+        return pd.DataFrame(), QualityReport(_table([]), 0, (), None, None)
+    wanted = list(manifest if symbols is None else symbols)
+    damaged = {s: why for s, why in damaged_symbols(ws, dataset).items() if s in wanted}
+    bars = load_bars(ws, [s for s in wanted if s not in damaged], dataset=dataset)
+    now = ws.clock.now()
+    if ws.clock.simulated:
+        closed = {s: _last_closed(get_calendar(rules(ws, s)[0]), now) for s in bars.symbol.unique()}
+        bars = bars[bars.session <= bars.symbol.map(closed).astype("datetime64[ns]")].reset_index(drop=True)
+    report = check_together(ws, bars, now)
+    lost = pd.DataFrame({"symbol": list(damaged), "session": pd.to_datetime([manifest[s]["first"] for s in damaged])})
+    findings = _table([report.findings, _found(lost, "critical", "damaged_file", list(damaged.values()))])
+    return bars, QualityReport(findings, len(bars) + sum(manifest[s]["rows"] for s in damaged),
+                               tuple(sorted({*report.symbols, *damaged})), report.first, report.last)
+
+# %% ../../nbs/dataflow/30_quality.ipynb #31
 def coverage(
     bars: pd.DataFrame,  # raw bars
     calendar: TradingCalendar,
