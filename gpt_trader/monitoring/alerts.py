@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlite_utils import Database
-
 from ..core.clock import parse_utc, utc_text
 from ..core.journal import Entry, Projection
 from ..core.outcome import UsageError, did_you_mean
+from ..core.store import Database
 from .rules import AlertState, Instance, Rule, Sample, fingerprint, step
 
 if TYPE_CHECKING:

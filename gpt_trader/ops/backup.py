@@ -25,12 +25,10 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sqlite_utils import Database
-
 from ..core.clock import SystemClock, fsync_folder, parse_utc, utc_text
 from ..core.journal import Entry, Head, Journal, Projection
 from ..core.outcome import GptTraderError, StorageError
-from ..core.store import Store
+from ..core.store import Database, Store
 from ..core.workspace import MARKER, disk_errors
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from ..core.journal import Entry, Projection
 from ..core.outcome import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from sqlite_utils import Database
-
+    from gpt_trader.core.store import Database
     from gpt_trader.core.workspace import Workspace
 
 # %% ../../nbs/runbook/40_incident.ipynb #5

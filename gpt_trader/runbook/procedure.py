@@ -24,8 +24,7 @@ from .catalogue import Entry, find
 from .parameters import Declaration
 
 if TYPE_CHECKING:
-    from sqlite_utils import Database
-
+    from gpt_trader.core.store import Database
     from gpt_trader.core.workspace import Workspace
 
 # %% ../../nbs/runbook/10_procedure.ipynb #5
