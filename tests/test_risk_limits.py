@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gpt_trader.core.config import load_config
 from gpt_trader.core.instruments import load_instruments
 from gpt_trader.risk.limits import Book, Limits, check_order, limits_from
-from gpt_trader.risk.measures import risk_report
+from gpt_trader.risk.measures import risk_report, scenario_returns
 
 INSTRUMENTS = load_instruments(None)
 
@@ -98,7 +98,7 @@ def _history():
 
 
 def test_var_after_the_order_is_the_reports():
-    book, history = replace(BOOK, adj_close=_history()), _history()
+    book, history = replace(BOOK, returns=scenario_returns(_history(), window=500)), _history()
     after = risk_report({"AAPL": 60_000.0}, history, equity=1e5)
     assert refused(Order("AAPL", "buy", D(50)), book, max_var=after.var, max_expected_shortfall=after.es) == []
     assert refused(Order("AAPL", "buy", D(50)), book, max_var=after.var * 0.999) == ["max_var"]
@@ -106,7 +106,7 @@ def test_var_after_the_order_is_the_reports():
 
 
 def test_a_hedge_passes_although_var_is_above_its_limit():
-    book = replace(BOOK, adj_close=_history())
+    book = replace(BOOK, returns=scenario_returns(_history()))
     assert refused(Order("AAPL", "buy", D(1)), book, max_var=1.0) == ["max_var"]
     assert refused(Order("IBM", "buy", D(100)), book, max_var=1.0) == [], "IBM moves against Apple here: buying it lowers VaR"
 

@@ -51,8 +51,8 @@ class Book:
     equity: USD, None when unknown. quantities: signed, by symbol. working_buys, working_sells: open quantity not yet filled, by symbol,
     positive. prices: raw reference prices by symbol. mean_volume: shares a session, by symbol. cash: USD, None when it isn't to be
     checked. session_pnl: profit and loss of the latest session, USD; a desk that decides once a day is stopped the morning after.
-    drawdown: fraction of the highest equity. orders_sent, orders_open: of this session, and working now. adj_close: sessions x symbols,
-    for VaR. known_ids: client order ids used before.
+    drawdown: fraction of the highest equity. orders_sent, orders_open: of this session, and working now. returns: scenarios x symbols for
+    VaR, as `risk.measures.scenario_returns` gives them. known_ids: client order ids used before.
     """
 
     equity: Decimal | None
@@ -67,7 +67,7 @@ class Book:
     orders_sent: int = 0
     orders_open: int = 0
     known_ids: "frozenset[str] | set[str]" = frozenset()
-    adj_close: "pd.DataFrame | None" = None
+    returns: "pd.DataFrame | None" = None
 
     def position(self, symbol: str) -> Decimal:
         """Signed quantity held."""
@@ -244,13 +244,12 @@ def _check_var(order: OrderLike, book: Book, limits: Limits) -> Iterator[Refusal
               ("max_expected_shortfall", limits.max_expected_shortfall, "es")) if limit is not None]
     if not stated:
         return
-    from gpt_trader.risk.measures import RiskReport, risk_report
+    from gpt_trader.risk.measures import TailRisk, tail_risk
 
-    def measure(values: Mapping[str, Decimal]) -> RiskReport:
-        return risk_report({symbol: float(value) for symbol, value in values.items()}, book.adj_close, equity=float(book.equity or 0),
-                           confidence=limits.confidence, horizon=limits.horizon, window=limits.window)
+    def measure(values: Mapping[str, Decimal]) -> TailRisk:
+        return tail_risk({symbol: float(value) for symbol, value in values.items()}, book.returns, limits.confidence)
 
-    after = measure(book.values_after(order)) if book.adj_close is not None else None
+    after = measure(book.values_after(order)) if book.returns is not None else None
     now = measure(book.values_now()) if after else None
     for name, limit, attribute in stated:
         value, before = getattr(after, attribute, None), getattr(now, attribute, None) or 0.0

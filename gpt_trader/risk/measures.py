@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['TRADING_DAYS', 'MINIMUM_SCENARIOS', 'scenario_returns', 'scenario_pnl', 'historical_var', 'historical_es',
            'component_var', 'component_es', 'realised_volatility', 'drawdown', 'max_drawdown', 'Exposure', 'exposure',
-           'RiskReport', 'risk_report']
+           'TailRisk', 'tail_risk', 'RiskReport', 'risk_report']
 
 # %% ../../nbs/risk/10_measures.ipynb #3
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ def historical_es(pnl: "pd.Series | np.ndarray | Sequence[float]", confidence: f
     return float(_tail_weights(losses, confidence) @ losses) + 0.0
 
 # %% ../../nbs/risk/10_measures.ipynb #16
+@lru_cache(maxsize=64)
 def _harrell_davis(n: int, confidence: float) -> np.ndarray:
     """Weights of the n order statistics, upwards, in Harrell and Davis's quantile estimator (Biometrika, 1982)."""
     from scipy.special import betainc
@@ -180,6 +182,39 @@ MINIMUM_SCENARIOS = 60
 """Fewer days than this and the tail would be two or three draws: the report then gives None rather than a figure."""
 
 
+def _measurable(held: Mapping[str, float], returns: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
+    "The scenarios of a book, and why they cannot be used, if they can't."
+    try:
+        pnl = scenario_pnl(held, returns)
+    except DataError as error:
+        return pd.DataFrame(), str(error)
+    few = len(pnl) < MINIMUM_SCENARIOS
+    return pnl, f"only {len(pnl)} common days of history for {', '.join(sorted(held))}; {MINIMUM_SCENARIOS} are needed" if few else None
+
+
+@dataclass(frozen=True)
+class TailRisk:
+    """VaR and expected shortfall of a book in USD, losses positive; None with a reason where they cannot be computed."""
+
+    var: float | None
+    es: float | None
+    problem: str | None = None
+
+
+def tail_risk(values: Mapping[str, float], returns: pd.DataFrame, confidence: float) -> TailRisk:
+    """The two figures alone, for a check that is made at each order. values: signed USD by symbol; returns: as `scenario_returns` gives
+    them.
+    """
+    held = {symbol: float(value) for symbol, value in values.items() if value}
+    if not held:
+        return TailRisk(0.0, 0.0)
+    pnl, problem = _measurable(held, returns)
+    if problem:
+        return TailRisk(None, None, problem)
+    total = pnl.to_numpy(dtype=float).sum(axis=1)
+    return TailRisk(historical_var(total, confidence), historical_es(total, confidence))
+
+# %% ../../nbs/risk/10_measures.ipynb #25
 @dataclass(frozen=True)
 class RiskReport:
     """What the book could lose and where it stands; USD unless a field says otherwise, losses positive, None where it could not be
@@ -218,13 +253,7 @@ def risk_report(values: Mapping[str, float], adj_close: pd.DataFrame, *, equity:
     fall = drawdown(list(equity_curve)) if len(equity_curve) else None
     if not held:
         return RiskReport(confidence, horizon, window, 0, equity, 0.0, 0.0, exposure=exposure({}), volatility=0.0, drawdown=fall)
-    problem, pnl = None, pd.DataFrame()
-    try:
-        pnl = scenario_pnl(held, scenario_returns(adj_close[[s for s in held if s in adj_close.columns]], horizon, window))
-        if len(pnl) < MINIMUM_SCENARIOS:
-            problem = f"only {len(pnl)} common days of history for {', '.join(sorted(held))}; {MINIMUM_SCENARIOS} are needed"
-    except DataError as error:
-        problem = str(error)
+    pnl, problem = _measurable(held, scenario_returns(adj_close[[s for s in held if s in adj_close.columns]], horizon, window))
     if problem:
         return RiskReport(confidence, horizon, window, len(pnl), equity, None, None, values=held, exposure=exposure(held),
                           drawdown=fall, problem=problem)
