@@ -117,11 +117,12 @@ _SHOWN = 5  # bad cells listed one by one in a column; the rest are counted
 
 def _bad_cells(column: str, shown_name: str, cells: pd.Series, bad: pd.Series, check: str, what: str) -> list[Problem]:
     "The first bad cells of a column as problems, the last of which counts those left out."
-    lines = cells.index[bad]
-    found = [Problem(check, f"line {n}, column {shown_name}: {cells[n]!r} {what}" if str(cells[n]).strip() else
-                     f"line {n}, column {shown_name}: the value is missing", int(n), column, str(cells[n])) for n in lines[:_SHOWN]]
+    lines, unit = cells.index[bad], cells.index.name
+    values = ["" if pd.isna(v) else str(v) for v in cells[bad].iloc[:_SHOWN]]
+    found = [Problem(check, f"{unit} {n}, column {shown_name}: " + (f"{v!r} {what}" if v else "the value is missing"), int(n), column, v)
+             for n, v in zip(lines, values, strict=False)]
     if len(lines) > _SHOWN:
-        found.append(Problem(check, f"column {shown_name}: {len(lines) - _SHOWN} more such values, the last in line {lines[-1]}",
+        found.append(Problem(check, f"column {shown_name}: {len(lines) - _SHOWN} more such values, the last in {unit} {lines[-1]}",
                              None, column))
     return found
 
@@ -136,7 +137,7 @@ def _dates(cells: pd.Series) -> pd.Series:
 
 # %% ../../nbs/dataflow/20_providers.ipynb #9
 def table_reading(
-    table: pd.DataFrame,  # the source's columns, cells as text or typed, indexed by line
+    table: pd.DataFrame,  # the source's columns, cells as text or typed, indexed by line or row (the index's name says which)
     symbol: str,
     where: str,
     content: bytes | None = None,
@@ -206,7 +207,7 @@ def csv_reading(
     if odd := [Problem("ragged_row", f"line {n}: {len(r)} fields where the header has {width}", n)
                for n, r in zip(lines, rows, strict=True) if len(r) != width]:
         return Reading(symbol, where, pd.DataFrame(), tuple(odd[:_SHOWN]), content=data, source=source)
-    table = pd.DataFrame(rows[1:], columns=rows[0], index=pd.Index(lines[1:], dtype="int64"), dtype="str")
+    table = pd.DataFrame(rows[1:], columns=rows[0], index=pd.Index(lines[1:], dtype="int64", name="line"), dtype="str")
     return table_reading(table, symbol, where, data, source)
 
 # %% ../../nbs/dataflow/20_providers.ipynb #15
@@ -276,7 +277,8 @@ class ParquetFolder(_Folder):
         except DataError as e:
             return Reading(symbol, str(path), pd.DataFrame(), (Problem("not_parquet", e.what),), content=data, source=source)
         table = table if isinstance(table.index, pd.RangeIndex) else table.reset_index()
-        return table_reading(table.set_axis(range(1, len(table) + 1), axis="index"), symbol, str(path), data, source)
+        table.index = pd.RangeIndex(1, len(table) + 1, name="row")
+        return table_reading(table, symbol, str(path), data, source)
 
 
 def open_folder(folder: str | Path) -> CsvFolder | ParquetFolder:
