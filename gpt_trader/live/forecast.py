@@ -138,13 +138,14 @@ class ModelForecaster:
             settle_predictions(base, known.tail(SETTLED_BACK * market.adj_close.shape[1]), predictor.model.head)
 
     def metrics(self, base: Any) -> list[dict[str, Any]]:
-        """Accuracy of each head over its newest settled predictions, with n and interval; a value of None while there is none."""
+        """Accuracy of each head over its newest settled predictions, with n and interval; None while too few have settled for a verdict."""
         rows = []
         for predictor in self.predictors:
-            model = predictor.model
-            found = accuracy(base, model.head, last_n=base.config.models.heads[model.head].judged_on)
-            rows.append({"name": "model_accuracy", "labels": {"head": model.head}, "value": found.accuracy, "n": found.n,
-                         "low": found.low, "high": found.high})
+            head, rules = predictor.model.head, base.config.models.heads[predictor.model.head]
+            found = accuracy(base, head, last_n=rules.judged_on)
+            row = {"name": "model_accuracy", "labels": {"head": head}, "n": found.n}
+            judged = found.n >= rules.judged_from  # with fewer, an accuracy far from the truth is likely: no number, no alert
+            rows.append(row | ({"value": found.accuracy, "low": found.low, "high": found.high} if judged else {"value": None}))
         return rows
 
 # %% ../../nbs/live/14_forecast.ipynb #12
