@@ -38,6 +38,21 @@ class Feed(Protocol):
         ...
 
 # %% ../../nbs/dataflow/40_feed.ipynb #7
+def _require_over(day: date, calendar: TradingCalendar, clock: Clock) -> None:
+    "UsageError for a session that has not closed, and for a day after today."
+    now = clock.now()
+    if day > now.astimezone(calendar.timezone).date() or (calendar.is_session(day) and calendar.open_close(day)[1] > now):
+        raise UsageError(f"The session of {day} has not closed yet: the clock shows {utc_text(now)}",
+                         mend="Move the clock past its close first")
+
+
+def _require_sessions(days: tuple[date, ...], calendar: TradingCalendar) -> None:
+    "DataError for a day on which the exchange does not trade."
+    if closed := [d for d in days if not calendar.is_session(d)]:
+        raise DataError(f"There are bars for {closed[0]}, when {calendar.name} does not trade",
+                        mend="Run `gpt-trader validate-data-quality` and mend the data")
+
+# %% ../../nbs/dataflow/40_feed.ipynb #8
 class ReplayFeed:
     """Recorded bars, played back."""
 
@@ -53,9 +68,7 @@ class ReplayFeed:
         self._actions = corporate_actions(self._bars)
         self._days = self._bars.session.to_numpy()
         self.sessions: tuple[date, ...] = tuple(d.date() for d in self._bars.session.drop_duplicates())
-        if closed := [d for d in self.sessions if not calendar.is_session(d)]:
-            raise DataError(f"There are bars for {closed[0]}, when {calendar.name} does not trade",
-                            mend="Run `gpt-trader validate-data-quality` and mend the data")
+        _require_sessions(self.sessions, calendar)
         self._reached: date | None = None
 
     def __repr__(self) -> str:
@@ -64,16 +77,11 @@ class ReplayFeed:
 
     def _require_closed(self, day: date) -> None:
         "Refuse a day that the clock has not left behind, or, without a clock, one after the last bar given."
-        if self._clock is None:
-            if self._reached is None or day > self._reached:
-                raise UsageError(f"The session of {day} has not been played yet: the feed stands at {self._reached or 'its beginning'}",
-                                 mend="Ask for its bar first")
-            return
-        now = self._clock.now()
-        if day > now.astimezone(self._calendar.timezone).date() or (
-                self._calendar.is_session(day) and self._calendar.open_close(day)[1] > now):
-            raise UsageError(f"The session of {day} has not closed yet: the clock shows {utc_text(now)}",
-                             mend="Move the clock past its close first")
+        if self._clock is not None:
+            _require_over(day, self._calendar, self._clock)
+        elif self._reached is None or day > self._reached:
+            raise UsageError(f"The session of {day} has not been played yet: the feed stands at {self._reached or 'its beginning'}",
+                             mend="Ask for its bar first")
 
     def _rows(self, first: date | None, last: date) -> pd.DataFrame:
         low = 0 if first is None else int(np.searchsorted(self._days, np.datetime64(first), "left"))

@@ -313,6 +313,6 @@ def coverage_chart(bars: pd.DataFrame, calendar: TradingCalendar, report: Qualit
         chart.add_scatter(x=marks.session.dt.strftime("%Y-%m-%d"), y=marks.symbol, mode="markers", name=severity, text=marks.message,
                           hovertemplate="%{text}<extra></extra>",
                           marker={"color": colour, "size": 11, "symbol": "diamond", "line": {"color": "white", "width": 1}})
-    height = 150 + 45 * table.symbol.nunique()
-    return chart.update_layout(height=height, margin={"t": 30, "b": 30, "l": 60, "r": 20}, legend={"orientation": "h", "y": 1.15},
-                               template="plotly_white")
+    height = 180 + 45 * table.symbol.nunique()
+    return chart.update_layout(height=height, margin={"t": 60, "b": 30, "l": 60, "r": 20}, showlegend=True, template="plotly_white",
+                               legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
