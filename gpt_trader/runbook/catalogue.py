@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import gpt_trader
-
 from ..core.outcome import ConfigError, UsageError, did_you_mean
 from .parameters import Declaration, read_declaration
 
