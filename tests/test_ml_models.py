@@ -190,7 +190,7 @@ def test_a_crash_before_the_entry_leaves_nothing_that_counts(tmp_path: Path, mon
 def test_a_models_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     with quick_workspace(tmp_path) as ws:
         (ws.models_dir / "range_expansion").write_text("a file in the way, which stops even root")
-        with pytest.raises(StorageError, match="store the model"):
+        with pytest.raises(StorageError, match="could not be written"):
             train_and_register(ws, BARS, end="2006-06-30")
         assert models(ws) == []
 
@@ -287,3 +287,22 @@ def test_the_headline_model_beats_both_rules_on_the_embedded_market() -> None:
     settings = settings_for(load_config(None))
     e = walk_forward(FEATURES_TABLE, labels_for(BARS, settings), settings, end=END).evaluation
     assert e.beats_both and e.n > 8000 and 0.60 < e.accuracy < 0.64 and 0.57 < e.naive < 0.60
+
+
+def test_the_chart_shows_what_the_verdict_was_counted_on() -> None:
+    from gpt_trader.ml.charts import accuracy_chart, accuracy_history, accuracy_table
+    from gpt_trader.ml.evaluation import NOTHING, evaluate
+
+    known = LABELS.loc["2012":].dropna().reset_index()
+    rows = pd.DataFrame({"session": known["label_end"].dt.strftime("%Y-%m-%d"), "probability": 0.5, "predicted": known["naive"],
+                         "naive": 1 - known["naive"], "majority": 1.0, "label": known["label"]})
+    table = accuracy_history(rows, judged_on=100)
+    for session in table.index[[0, 3, 60, -1]]:
+        then = evaluate(rows[pd.to_datetime(rows["session"]) <= session].tail(100))
+        assert table.loc[session].to_dict() == pytest.approx({k: getattr(then, k) for k in table.columns})
+    bands = {"normal_low": 0.58, "normal_high": 0.62, "alert_below": 0.55, "critical_below": 0.5}
+    figure = accuracy_chart(table, bands)
+    assert list(figure.data[3].y) == table["accuracy"].tolist() and {s.y0 for s in figure.layout.shapes} == {0.58, 0.55, 0.5}
+    assert accuracy_table({"none": NOTHING, "all": evaluate(rows)})["outcomes"].tolist() == [0, len(rows)]
+    with pytest.raises(DataError, match="not known"):
+        accuracy_history(rows.assign(label=np.nan), judged_on=100)

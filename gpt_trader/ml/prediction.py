@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Predictor', 'forecast', 'store_predictions', 'settle_predictions', 'settled_predictions', 'accuracy',
-           'accuracy_verdict', 'ModelCheck', 'check_model', 'window_figures']
+           'accuracy_verdict', 'ModelCheck', 'check_model']
 
 # %% ../../nbs/ml/60_prediction.ipynb #3
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.clock import utc_text
-from ..core.outcome import DataError, Status, UsageError
+from ..core.outcome import DataError, Outcome, Status, UsageError
 from .evaluation import NOTHING, Evaluation
 from .features import compute_features, features_hash
 from .registry import ModelVersion, champion, get_model
@@ -143,15 +143,16 @@ def accuracy_verdict(e: Evaluation, *, alert: float, critical: float, judged_fro
     """(status, sentence): `alert` and `critical` are accuracies as shares, `judged_from` the number of outcomes that a verdict needs."""
     if e.accuracy is None or e.low is None or e.high is None:
         return Status.UNKNOWN, "No prediction has settled yet, so there is no accuracy to judge."
-    said = f"Accuracy {e.accuracy:.1%} ({e.low:.1%} to {e.high:.1%}) over {e.n} outcomes"
+    said = (f"Accuracy {e.accuracy:.1%} ({e.low:.1%} to {e.high:.1%}) over {e.n} outcomes, beside {e.majority or 0:.1%} for the majority "
+            f"rule and {e.naive or 0:.1%} for the naive one,")
     if e.n < judged_from:
-        return Status.UNKNOWN, f"{said}: too few for a verdict, which needs {judged_from}."
+        return Status.UNKNOWN, f"{said} rests on too few for a verdict, which needs {judged_from}."
     if e.high < critical:
         return Status.CRITICAL, f"{said} is below the critical {critical:.0%}, interval and all."
     if e.high < alert:
         return Status.WARNING, f"{said} is below the alert band of {alert:.0%}, interval and all."
     if e.accuracy < alert:
-        return Status.OK, f"{said}: the point is under {alert:.0%}, but the interval is not, so chance can explain it."
+        return Status.OK, f"{said} is under {alert:.0%}, but its interval is not, so chance can explain it."
     return Status.OK, f"{said} holds against the alert band of {alert:.0%}."
 
 
@@ -164,7 +165,13 @@ class ModelCheck:
     summary: str
     judged: Evaluation  # the newest `judged_on` outcomes
     recent: Evaluation  # outcomes that arrived in the last hours
+    rows: pd.DataFrame  # the settled predictions behind `judged`
     figures: dict[str, Any]
+
+    def to_outcome(self) -> Outcome:
+        """The procedure's outcome. A model under its band is not blamed before its data has been looked at."""
+        bad = self.status in (Status.WARNING, Status.CRITICAL)
+        return Outcome(self.status, self.summary, self.figures, ("validate_data_quality",) if bad else ())
 
 
 def check_model(ws: "Workspace", head: str | None = None, *, last_hours: float = 24, version: str | None = None) -> ModelCheck:
@@ -175,22 +182,19 @@ def check_model(ws: "Workspace", head: str | None = None, *, last_hours: float =
         raise UsageError(f"last_hours must be more than 0, not {last_hours}", where="check_model", mend="ask for 24, for example")
     settings, now = settings_for(ws.config, head), ws.clock.now()
     rules = ws.config.models.heads[settings.head]
-    judged = accuracy(ws, settings.head, until=now, last_n=rules.judged_on, version=version)
+    rows = settled_predictions(ws, settings.head, until=now, last_n=rules.judged_on, version=version)
+    judged = NOTHING if rows.empty else judge(rows, settings)
     recent = accuracy(ws, settings.head, since=now - timedelta(hours=last_hours), until=now, version=version)
     status, sentence = accuracy_verdict(judged, alert=rules.bands.alert_below, critical=rules.bands.critical_below,
                                         judged_from=rules.judged_from)
     trusted = champion(ws, settings.head)
     waiting = ws.telemetry.rows("SELECT count(*) AS n FROM predictions WHERE head = ? AND label IS NULL", [settings.head])[0]["n"]
-    figures = {"head": settings.head, "champion": trusted.version if trusted else None, "model": version, "last_hours": last_hours,
-               "recent": window_figures(recent), "judged_on": rules.judged_on, "judged_from": rules.judged_from,
-               "judged": window_figures(judged), "bands": rules.bands.model_dump(), "waiting": waiting}
+    figures = {"head": settings.head, "champion": trusted.version if trusted else None, "model": version,
+               **{k: getattr(judged, k) for k in ("n", "correct", "accuracy", "low", "high", "majority", "naive")},
+               "judged_on": rules.judged_on, "judged_from": rules.judged_from, "last_hours": last_hours, "waiting": waiting,
+               "judged": judged.to_json(), "recent": recent.to_json(), "bands": rules.bands.model_dump()}
     if judged.n == 0 and waiting:
         sentence = f"{waiting} predictions wait for their outcome; none has settled yet, so there is no accuracy to judge."
-    return ModelCheck(settings.head, status, sentence, judged, recent, figures)
-
-
-def window_figures(e: Evaluation) -> dict[str, Any]:
-    """The figures of a window for an outcome: JSON values, differences as (value, low, high)."""
-    figures = e.to_json()
-    figures.pop("beats_both")
-    return figures
+    if recent.n:
+        sentence += f" In the last {last_hours:g} hours {recent.correct} of {recent.n} were right."
+    return ModelCheck(settings.head, status, sentence, judged, recent, rows, figures)

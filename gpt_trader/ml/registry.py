@@ -198,15 +198,11 @@ def register(
 
 def _write(ws: "Workspace", model: ModelVersion, contents: dict[str, bytes]) -> None:
     """Make the version's files what its card says; those that are so already are left alone."""
-    from gpt_trader.core.workspace import disk_errors
-
     for name, data in contents.items():
         digest, path = hashlib.sha256(data).hexdigest(), model.path(ws, name)
         if digest == model.card["files"][name] and not (path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == digest):
-            with disk_errors("store the model", path):
-                write_atomically(path, data)
-    with disk_errors("store the model's card", model.path(ws, CARD_FILE)):
-        write_atomically(model.path(ws, CARD_FILE), json.dumps(model.card, indent=1, sort_keys=True).encode() + b"\n")
+            write_atomically(path, data)
+    write_atomically(model.path(ws, CARD_FILE), json.dumps(model.card, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def _parquet(frame: "pd.DataFrame") -> bytes:
