@@ -156,15 +156,18 @@ def check_book(ws: "Workspace") -> Iterator[Finding]:
 
 
 def check_backups(ws: "Workspace") -> Iterator[Finding]:
-    """Every archive that the journal says is kept, against the checksum that it took."""
-    from gpt_trader.ops.backup import verify_backup
+    """Every archive that the journal says is kept, against the checksum that it took, and whatever else lies in the workspace's folder."""
+    from gpt_trader.ops.backup import SUFFIX, verify_backup
 
     rows = ws.store.rows("SELECT name, folder, sha256 FROM backups WHERE pruned_at IS NULL ORDER BY created_at, name")
-    if not rows:
+    known = {Path(r["folder"]) / f"{r['name']}{SUFFIX}": r["sha256"] for r in rows}
+    paths = [*known, *(b.path for b in list_backups(ws.backups_dir) if b.path not in known)]
+    if not paths:
         yield Finding("backups", UNKNOWN, "none was ever made", not_yet=True)
-    for r in rows:
-        found = verify_backup(Path(r["folder"]) / f"{r['name']}.tar.gz", sha256=r["sha256"])
-        yield Finding(r["name"], VERIFIED if found.ok else REFUTED, found.problem or f"{found.entries:,} journal entries read back")
+    for path in paths:
+        found = verify_backup(path, sha256=known.get(path))
+        said = found.problem or f"{found.entries:,} journal entries read back"
+        yield Finding(path.name.removesuffix(SUFFIX), VERIFIED if found.ok else REFUTED, said)
 
 # %% ../../nbs/ops/30_integrity.ipynb #12
 _ALL: tuple[Callable[["Workspace"], Iterator[Finding]], ...] = (check_chain, check_databases, check_files, check_book)

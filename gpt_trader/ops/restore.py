@@ -88,7 +88,8 @@ def measure_loss(
     head = Head(last[0]["seq"], last[0]["hash"]) if last else Head(0, "0" * 64)
     until = last[0]["at"] if last else None
     if manifest.head.seq and (not shared or shared[0]["hash"] != manifest.head.hash):
-        return Loss(None, {}, manifest.head_at, until, head, "the present journal does not continue the backup's: they cannot be compared")
+        note = "the present journal does not continue the backup's: what was written after the backup is not known"
+        return Loss(None, {}, manifest.head_at, until, None, note)
     kinds = dict(sorted(Counter(r["kind"] for r in rows).items()))
     return Loss(len(rows), kinds, manifest.head_at, until, head, f"{len(rows)} journal entries were written after the backup")
 
