@@ -210,9 +210,9 @@ def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
 
 def test_each_procedure_keeps_the_contract() -> None:
     def problems() -> Iterator[str]:
-        for notebook in notebooks("procedures"):
+        for notebook in notebooks("procedures", "playbooks", "reports"):
             parts, name = notebook.relative_to(NBS).parts, notebook.stem
-            if len(parts) != 3 or parts[1] not in CHAPTERS:
+            if parts[0] == "procedures" and (len(parts) != 3 or parts[1] not in CHAPTERS):
                 yield f"{said(notebook)}: stands in a chapter of the runbook, procedures/<{'|'.join(CHAPTERS)}>/<name>.ipynb"
             if (n := sum("parameters" in c["metadata"].get("tags", ()) for c in code(notebook))) != 1:
                 yield f"{said(notebook)}: has {n} cells tagged `parameters`, not one"
@@ -221,7 +221,7 @@ def test_each_procedure_keeps_the_contract() -> None:
                       for tree in trees for call in calls(tree, "open_procedure")]
             if opened != [name]:
                 yield f"{said(notebook)}: opens {opened or 'no procedure'}, not open_procedure({name!r}, globals(), …) once"
-            if not trees or not list(calls(trees[-1], "finish")):
+            if not trees or not [*calls(trees[-1], "finish"), *calls(trees[-1], "conclude")]:  # a playbook concludes from its procedures
                 yield f"{said(notebook)}: does not end in p.finish(Outcome(…))"
 
     none_of(list(problems()))
