@@ -38,6 +38,8 @@ class _Judged:
         said = [p.message for p in self.reading.problems]
         if self.report is not None:
             bad = self.report.findings[self.report.findings.severity == "critical"]
+            if not self.reading.adjusted:  # the close stands in for it and has been named already
+                bad = bad[~bad.message.str.contains(": adj_close ", regex=False)]
             said += [("" if pd.isna(f.line) else f"line {f.line}: ") + str(f.message) for f in bad.itertuples()]
         return said
 
@@ -85,10 +87,10 @@ def _refuse(ws: Workspace, provider: Provider, refused: list[_Judged], of: int) 
     except StorageError as e:
         copies = f"; no copies could be put into quarantine, because {e.what}"
     listed = [f"{Path(j.reading.where).name}: {_some(j.faults)}" for j in refused]
-    head = f"Nothing ingested from {provider.name}: {len(refused)} of {of} symbols refused"
+    head = f"Nothing ingested from {provider.name}"
     if of == 1:
         return DataError(f"{head}: {listed[0]}", mend=_MEND + copies)
-    return DataError("\n  ".join([head, *listed]), mend=f"\n{_MEND}{copies}")
+    return DataError("\n  ".join([f"{head}: {len(refused)} of {of} symbols refused", *listed]), mend=f"\n{_MEND}{copies}")
 
 
 _MEND = "Mend the source and ingest it again"
