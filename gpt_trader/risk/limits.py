@@ -43,7 +43,7 @@ class OrderLike(Protocol):
     @property
     def limit_price(self) -> Decimal | None: ...
 
-
+# %% ../../nbs/risk/20_limits.ipynb #6
 @dataclass(frozen=True)
 class Book:
     """The state that an order is judged against.
@@ -104,7 +104,7 @@ class Book:
                 values[symbol] = quantity * self.prices[symbol]
         return values
 
-# %% ../../nbs/risk/20_limits.ipynb #9
+# %% ../../nbs/risk/20_limits.ipynb #10
 @dataclass(frozen=True)
 class Limits:
     """Pre-trade limits under their names in risk.yaml; money is USD, fractions are of equity. None switches a check off."""
@@ -141,7 +141,7 @@ def limits_from(risk: Any) -> Limits:
     measures = risk.measures
     return Limits(**stated, confidence=measures.confidence, horizon=measures.horizon_sessions, window=measures.window)
 
-# %% ../../nbs/risk/20_limits.ipynb #11
+# %% ../../nbs/risk/20_limits.ipynb #12
 def _money(x: Any) -> str:
     "USD with separators, for the eye."
     return f"{float(x):,.2f} USD"
@@ -180,7 +180,7 @@ def _check_collar(order: OrderLike, book: Book, limits: Limits) -> Iterator[Refu
                       f"{order.symbol} limit {order.limit_price} is {_percent(away)} from {price}; "
                       f"{_percent(limits.price_collar)} is allowed")
 
-# %% ../../nbs/risk/20_limits.ipynb #13
+# %% ../../nbs/risk/20_limits.ipynb #14
 def _check_activity(order: OrderLike, book: Book, limits: Limits) -> Iterator[Refusal]:
     "A halt on a bad day, a brake on a runaway loop, no short selling."
     if limits.max_orders_per_session is not None and book.orders_sent >= limits.max_orders_per_session:
@@ -237,7 +237,7 @@ def _check_exposure(order: OrderLike, book: Book, limits: Limits) -> Iterator[Re
             yield Refusal(name, str(limit), f"{value / equity:.4f}",
                           f"{what} would be {_percent(value / equity)} of equity; {_percent(limit)} is allowed")
 
-# %% ../../nbs/risk/20_limits.ipynb #14
+# %% ../../nbs/risk/20_limits.ipynb #15
 def _check_var(order: OrderLike, book: Book, limits: Limits) -> Iterator[Refusal]:
     "VaR and ES of the book with this order and the working ones filled; an order that lowers them passes even above the limit."
     stated = [(name, limit, attribute) for name, limit, attribute in (("max_var", limits.max_var, "var"),
@@ -264,7 +264,7 @@ def _check_var(order: OrderLike, book: Book, limits: Limits) -> Iterator[Refusal
 
 _RISK_NAMES = {"var": "VaR", "es": "expected shortfall"}
 
-# %% ../../nbs/risk/20_limits.ipynb #16
+# %% ../../nbs/risk/20_limits.ipynb #17
 def check_order(order: OrderLike, book: Book, limits: Limits, instruments: Any) -> list[Refusal]:
     """Every limit that the order does not pass; empty when it may be sent. instruments: has `.get(symbol)`, which raises UsageError for
     an unknown one.
