@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALIASES', 'procedure_command', 'run', 'Commands', 'cli', 'list_', 'show', 'run_', 'init', 'config', 'config_show',
-           'journal', 'journal_verify', 'metrics', 'ingest', 'backup', 'demo', 'run_cli', 'main']
+           'journal', 'journal_verify', 'metrics', 'ingest', 'backup', 'replay', 'demo', 'run_cli', 'main']
 
 # %% ../../nbs/cli/30_main.ipynb #3
 import json
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
-from .output import columns, outcome_lines, show_error, show_run
+from .output import columns, outcome_lines, pairs, show_error, show_run
 from ..core.outcome import GptTraderError, UsageError, did_you_mean
 from ..runbook.catalogue import Entry, catalogue, find
 from ..runbook.parameters import Parameter
@@ -353,6 +353,20 @@ def backup(to: str | None, workspace: str | None, as_json: bool) -> None:
     else:
         size = f"{made.bytes / 1e6:,.1f} MB, {len(made.manifest.files)} files"
         click.echo(f"{made.path}\n  {size}, journal #{made.manifest.head.seq}, read back and sound")
+
+
+@cli.command()
+@click.option("--sessions", type=click.IntRange(min=1), metavar="N", help="How many of the newest sessions; else as config.yaml says.")
+@click.option("as_json", "--json", is_flag=True, help="Print the figures as JSON.")
+@_in_workspace
+def replay(sessions: int | None, workspace: str | None, as_json: bool) -> None:
+    """Trade the newest sessions of the data on a simulated clock and the paper broker; go on where a replay was stopped."""
+    from gpt_trader.cli.demo import _after_session
+    from gpt_trader.live.replay import replay as replay_sessions
+
+    with _open(workspace) as ws:
+        figures = replay_sessions(ws, sessions, lambda day: _after_session(ws, day)).figures()
+    click.echo(json.dumps(figures, indent=2, default=str) if as_json else "\n".join(pairs(figures.items(), "")))
 
 
 @cli.command()
