@@ -61,7 +61,7 @@ USED = {  # the structure tests that are shown to fail below
 def _the_undamaged_tree_passes(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Or seeing a failure after the damage would prove nothing."""
     sound = copy_of_the_tree(tmp_path_factory.mktemp("sound"))
-    for done in (structure(sound, " or ".join(sorted(USED))), lint_imports(sound), ruff(sound, "gpt_trader")):
+    for done in (structure(sound, " or ".join(sorted(USED))), lint_imports(sound), ruff(sound, "gpt_trader/core")):
         if done.returncode:
             pytest.fail(f"the undamaged tree fails already:\n{done.stdout}{done.stderr}", pytrace=False)
 

@@ -22,10 +22,9 @@ from .clock import Clock, SimulatedClock, open_clock, write_atomically
 from .outcome import StorageError, UsageError
 
 if TYPE_CHECKING:
-    from gpt_trader.core.instruments import Instruments
-
     from gpt_trader.core.calendar import TradingCalendar
     from gpt_trader.core.config import Config
+    from gpt_trader.core.instruments import Instruments
     from gpt_trader.core.journal import Journal
     from gpt_trader.core.store import Store
 

@@ -19,6 +19,7 @@ from ..core.store import Database, Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
     from gpt_trader.trading.broker import OrderRequest
 
 # %% ../../nbs/live/20_session.ipynb #6
