@@ -171,7 +171,8 @@ def test_a_full_disk(ws: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
     disk.mkdir()
     incoming.mkdir()
     (incoming / "IBM.csv").write_text("\n".join(csv_rows()) + "\n")
-    script = ('mount -t tmpfs -o size=3m tmpfs "$1" && cp -r "$2" "$1/desk" && { cat /dev/zero > "$1/filler" 2>/dev/null; true; } && shift 2 && '
+    script = ('mount -t tmpfs -o size=3m tmpfs "$1" && cp -r "$2" "$1/desk" && { cat /dev/zero > "$1/filler" 2>/dev/null; true; } && '
+              'shift 2 && '
               'd="$1" && k="$2" && shift 2 && { "$@"; code=$?; rm "$d/filler"; cp -r "$d/desk" "$k"; exit $code; }')
     command = [GPT_TRADER, "--workspace", str(disk / "desk"), *(w.format(incoming=incoming) for w in words)]
     before = fingerprint(ws)

@@ -1,4 +1,7 @@
-"""Runs: the same rules and the same outcome however a notebook is run; evidence whole or not at all. Each test starts kernels: few and short."""
+"""Runs: the same rules and the same outcome however a notebook is run; evidence whole or not at all.
+
+Each test starts kernels: few and short.
+"""
 import hashlib
 import json
 import re
@@ -13,7 +16,8 @@ from gpt_trader.core.workspace import Workspace
 from gpt_trader.runbook import engine
 from gpt_trader.runbook.procedure import MIME
 
-OPEN = "from gpt_trader.core.outcome import Outcome\nfrom gpt_trader.runbook.procedure import open_procedure\np = open_procedure('{}', globals())"
+OPEN = ("from gpt_trader.core.outcome import Outcome\nfrom gpt_trader.runbook.procedure import open_procedure\n"
+        "p = open_procedure('{}', globals())")
 PARAMETERS = 'workspace: str = ""  # folder\nat_least: int = 1  # entries'
 COUNT = ("import sys\nfound = p.ws.journal.entries(kind='workspace.created')\n"
          "p.finish(Outcome('ok', 'counted', {'created': len(list(found)), 'at_least': p.params.at_least, 'python': sys.executable}))")
@@ -32,8 +36,8 @@ def plain_papermill(ws, name, **params):
     papermill = engine._papermill()
     source = nbformat.read(ws.root / "procedures" / f"{name}.ipynb", as_version=4)
     try:
-        return papermill.execute_notebook(source, None, parameters={"workspace": str(ws.root), **params}, kernel_name="python3", language="python",
-                                          progress_bar=False)
+        return papermill.execute_notebook(source, None, parameters={"workspace": str(ws.root), **params}, kernel_name="python3",
+                                          language="python", progress_bar=False)
     except PapermillExecutionError as e:
         return e
 
@@ -42,7 +46,8 @@ def test_runner_and_plain_papermill_give_the_same_outcome_in_this_interpreter(ws
     write(ws.root / "procedures", "count", PARAMETERS, OPEN.format("count"), COUNT)
     foreign = tmp_path / "jupyter" / "kernels" / "python3"
     foreign.mkdir(parents=True)
-    (foreign / "kernel.json").write_text(json.dumps({"argv": ["/bin/false", "{connection_file}"], "display_name": "foreign", "language": "python"}))
+    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "foreign", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(spec))
     with monkeypatch.context() as m:
         m.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
         run = engine.run_procedure(ws, "count", {"at_least": 3})
@@ -82,7 +87,8 @@ def test_a_run_that_takes_too_long_is_stopped_and_unknown_and_its_evidence_kept(
 
 
 def test_a_requirement_that_fails_is_wrong_usage_with_evidence(ws):
-    write(ws.root / "procedures", "count", PARAMETERS, OPEN.format("count"), "p.require(p.params.at_least > 5, 'at_least', 'must be above 5')")
+    write(ws.root / "procedures", "count", PARAMETERS, OPEN.format("count"),
+          "p.require(p.params.at_least > 5, 'at_least', 'must be above 5')")
     run = engine.run_procedure(ws, "count")
     assert run.exit_code == 64 and run.status == "unknown" and "at_least: must be above 5" in run.error and run.report.exists()
 
@@ -116,8 +122,8 @@ def test_a_killed_runners_folder_is_swept_and_a_living_ones_is_not(ws):
 def test_the_index_is_rebuilt_from_the_folders(ws):
     folder = ws.reports_dir / "2013-03-01" / "210500-count-abc"
     folder.mkdir(parents=True)
-    facts = {"run_id": "abc", "name": "count", "title": "Count <things>", "chapter": "appendix", "started_at": "2013-03-01T21:05:00.000000Z",
-             "seconds": 1.5, "exit_code": 1, "parameters": {}, "outcome": {"status": "warning", "summary": "few"}}
+    facts = {"run_id": "abc", "name": "count", "title": "Count <things>", "chapter": "appendix",
+             "started_at": "2013-03-01T21:05:00.000000Z", "seconds": 1.5, "exit_code": 1, "parameters": {}, "outcome": {"status": "warning", "summary": "few"}}
     (folder / "outcome.json").write_text(json.dumps(facts))
     page = engine.rebuild_index(ws).read_text()
     assert "Count &lt;things&gt;" in page and 'href="2013-03-01/210500-count-abc/report.html"' in page

@@ -29,7 +29,8 @@ def write(folder: Path, name: str, parameters: str = CELL, *code: str) -> Path:
     cells = [("markdown", f"# {name}\n\n> Subtitle\n", []), ("code", parameters, ["parameters"])]
     cells += [("code", text, []) for text in code or (f"p = open_procedure('{name}', globals())",)]
     nb = {"metadata": {}, "nbformat": 4, "nbformat_minor": 4,
-          "cells": [{"cell_type": k, "metadata": {"tags": t} if t else {}, "source": s, **({"outputs": [], "execution_count": None} if k == "code" else {})}
+          "cells": [{"cell_type": k, "metadata": {"tags": t} if t else {}, "source": s,
+                     **({"outputs": [], "execution_count": None} if k == "code" else {})}
                     for k, s, t in cells]}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.ipynb"
@@ -48,23 +49,27 @@ def test_every_shipped_notebook_declares_itself_and_documents_each_parameter():
 
 def test_texts_become_values_and_all_problems_come_in_one_message(tmp_path):
     d = read_declaration(write(tmp_path, "send"))
-    values = d.validate({"last_hours": "6", "priority": "CRITICAL", "symbols": "MSFT,GOOG", "date": "2013-03-01", "full": "yes", "message": "x"}, text=True)
-    assert values == {"workspace": "", "last_hours": 6.0, "priority": "critical", "symbols": ["MSFT", "GOOG"], "date": "2013-03-01", "full": True, "message": "x"}
+    typed = {"last_hours": "6", "priority": "CRITICAL", "symbols": "MSFT,GOOG", "date": "2013-03-01", "full": "yes", "message": "x"}
+    assert d.validate(typed, text=True) == {"workspace": "", "last_hours": 6.0, "priority": "critical", "symbols": ["MSFT", "GOOG"],
+                                            "date": "2013-03-01", "full": True, "message": "x"}
     with pytest.raises(UsageError) as e:
         d.validate({"last_hour": "6", "priority": "critcal", "full": "perhaps"}, text=True)
-    for part in ("did you mean 'last_hours'?", "did you mean 'critical'?", "'perhaps' is not true or false", "message: a value is required"):
+    for part in ("did you mean 'last_hours'?", "did you mean 'critical'?", "'perhaps' is not true or false",
+                 "message: a value is required"):
         assert part in str(e.value)
     assert e.value.exit_code == 64
 
 
-@pytest.mark.parametrize("params", [{"last_hours": "24"}, {"full": 1}, {"symbols": "AAPL"}, {"message": 5}, {"last_hours": float("inf")}, {"date": 3}, {"priority": "loud"}])
+@pytest.mark.parametrize("params", [{"last_hours": "24"}, {"full": 1}, {"symbols": "AAPL"}, {"message": 5}, {"last_hours": float("inf")},
+                                    {"date": 3}, {"priority": "loud"}])
 def test_python_values_are_enforced(tmp_path, params):
     d = read_declaration(write(tmp_path, "send"))
     with pytest.raises(UsageError):
         d.validate({"message": "x", **params})
 
 
-@pytest.mark.parametrize("cell", ["n = 1", "n: int = 'a'", "n: dict = {}", "n: int = f()", "api_token: str = ''", "broker_password: str = ''", "json: bool = False", "n: int = "])
+@pytest.mark.parametrize("cell", ["n = 1", "n: int = 'a'", "n: dict = {}", "n: int = f()", "api_token: str = ''",
+                                  "broker_password: str = ''", "json: bool = False", "n: int = "])
 def test_a_bad_parameter_cell_is_a_configuration_error_that_names_the_file(tmp_path, cell):
     path = write(tmp_path, "send", cell)
     with pytest.raises(ConfigError) as e:
