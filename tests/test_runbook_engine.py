@@ -123,7 +123,8 @@ def test_the_index_is_rebuilt_from_the_folders(ws):
     folder = ws.reports_dir / "2013-03-01" / "210500-count-abc"
     folder.mkdir(parents=True)
     facts = {"run_id": "abc", "name": "count", "title": "Count <things>", "chapter": "appendix",
-             "started_at": "2013-03-01T21:05:00.000000Z", "seconds": 1.5, "exit_code": 1, "parameters": {}, "outcome": {"status": "warning", "summary": "few"}}
+             "started_at": "2013-03-01T21:05:00.000000Z", "seconds": 1.5, "exit_code": 1, "parameters": {},
+             "outcome": {"status": "warning", "summary": "few"}}
     (folder / "outcome.json").write_text(json.dumps(facts))
     page = engine.rebuild_index(ws).read_text()
     assert "Count &lt;things&gt;" in page and 'href="2013-03-01/210500-count-abc/report.html"' in page
