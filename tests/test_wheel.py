@@ -68,7 +68,8 @@ def test_installed_outside_any_checkout(built: dict[str, Path], tmp_path: Path) 
     site = tmp_path / "site"
     with zipfile.ZipFile(built["wheel"]) as wheel:
         wheel.extractall(site)
-    program = f"import sys; sys.path.insert(0, {str(site)!r}); from gpt_trader.cli.main import main; sys.exit(main())"
+    program = (f"import sys; sys.path.insert(0, {str(site)!r}); import gpt_trader; assert gpt_trader.__file__.startswith({str(site)!r}); "
+               "from gpt_trader.cli.main import main; sys.exit(main())")
 
     def gpt_trader(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120)
