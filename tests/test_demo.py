@@ -95,8 +95,9 @@ def test_the_accuracy_is_that_of_the_stored_predictions(demo: tuple[Path, str]) 
 def test_a_second_demo_doubles_nothing(demo: tuple[Path, str]) -> None:
     folder, printed = demo
     def state() -> dict[str, list]:
+        tables = ("orders", "fills", "positions", "cash", "sessions", "incidents", "models")
         with Workspace.open(folder) as ws:
-            return {t: ws.store.rows(f"SELECT * FROM {t}") for t in ("orders", "fills", "positions", "cash", "sessions", "incidents", "models")}
+            return {table: ws.store.rows(f"SELECT * FROM {table}") for table in tables}
 
     before, reports = state(), set(folder.glob("reports/*/*/report.html"))
     answer = run("demo", folder=folder)

@@ -101,13 +101,13 @@ def _history(ws: "Workspace", teller: _Teller) -> None:
 # %% ../../nbs/cli/20_demo.ipynb #10
 def _training(ws: "Workspace", teller: _Teller) -> None:
     "Every head, on what was known before the replay; promotion only where both rules are beaten."
-    from gpt_trader.dataflow.datasets import load_bars
+    from gpt_trader.dataflow.datasets import adjusted, load_bars
     from gpt_trader.live.market import Market
     from gpt_trader.ml.registry import train_and_register
 
     days = Market.load(ws).sessions()
     last_known = days[-ws.config.app.strategy.replay_sessions - 1]
-    bars = load_bars(ws, ws.config.app.desk.universe)
+    bars = adjusted(load_bars(ws, ws.config.app.desk.universe))
     for head in ws.config.models.heads:
         with teller.step("Model") as said:
             trained = train_and_register(ws, bars, head, end=last_known.isoformat())
