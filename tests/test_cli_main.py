@@ -18,7 +18,8 @@ from gpt_trader.runbook import engine
 from gpt_trader.runbook.catalogue import Entry, catalogue
 from gpt_trader.runbook.engine import Run
 
-OPEN = "from gpt_trader.core.outcome import Outcome\nfrom gpt_trader.runbook.procedure import open_procedure\np = open_procedure('{}', globals())"
+OPEN = ("from gpt_trader.core.outcome import Outcome\nfrom gpt_trader.runbook.procedure import open_procedure\n"
+        "p = open_procedure('{}', globals())")
 
 
 @pytest.fixture
@@ -55,7 +56,8 @@ def recorded(monkeypatch):
 
 
 def test_help_imports_nothing_heavy_and_lists_every_procedure():
-    heavy = ("pandas", "numpy", "papermill", "nbformat", "nbconvert", "jupyter_client", "IPython", "sqlite_utils", "lightgbm", "plotly", "scipy", "pydantic")
+    heavy = ("pandas", "numpy", "papermill", "nbformat", "nbconvert", "jupyter_client", "IPython", "sqlite_utils", "lightgbm", "plotly",
+             "scipy", "pydantic")
     code = ("import sys; from gpt_trader.cli.main import run_cli; code = run_cli(['--help']);"
             f"print('LOADED', [m for m in {heavy} if m in sys.modules]); sys.exit(code)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -86,7 +88,8 @@ def test_dashes_and_underscores_are_alike(desk, capsys, recorded, words):
 
 
 def test_flags_lists_and_execution(desk, capsys, recorded):
-    write(desk.root / "procedures", "clear", "workspace: str = ''  # folder\nfull: bool = False  # all\nsymbols: list[str] = []  # which\nexecute: bool = False  # do it",
+    write(desk.root / "procedures", "clear",
+          "workspace: str = ''  # folder\nfull: bool = False  # all\nsymbols: list[str] = []  # which\nexecute: bool = False  # do it",
           OPEN.format("clear").replace("globals())", "globals(), mutates=True)"))
     answer(capsys, "clear", "--full", "--symbols", "AAPL", "--symbols", "IBM,MSFT")
     answer(capsys, "clear", "--no-full", "--execute")
