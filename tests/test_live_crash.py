@@ -168,20 +168,19 @@ def test_die_between_the_brokers_commit_and_ours(template, runner, uninterrupted
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["append", "commit"])
 def test_die_after_every_single_entry_and_commit(template, runner, uninterrupted, tmp_path, where):
-    """A process for every few steps of a whole replay: each dies right after an entry or a commit, the next goes on from there."""
-    expected, _, whole = uninterrupted(3)
-    root, deaths = fresh(template, tmp_path), 0
+    """Every step of two sessions, each in a workspace of its own: die right after it, start again, and end as if nothing had been."""
+    expected, _, whole = uninterrupted(2)
     with Workspace.open(whole) as ws:
-        entries = ws.journal.head().seq
-    # with 1 alone no process would get past its first reconciliation, which is an entry too: so each gets a few steps, in turn
-    for n in range(1, 20 * entries):
-        code = runner.run(root, 3, f"{where}:{1 + n % 7}")
-        assert code in (0, DIED)
+        entries = ws.journal.head().seq - 1  # all but the workspace's own
+    for n in range(1, 10 * entries):
+        root = fresh(template, tmp_path, f"desk{n}")
+        code = runner.run(root, 2, f"{where}:{n}")
         if code == 0:
             break
-        deaths += 1
-    assert code == 0 and deaths > 10
-    assert outcome(root) == expected
+        assert code == DIED and runner.run(root, 2) == 0
+        assert outcome(root) == expected, f"died after {where} {n}"
+        shutil.rmtree(root)
+    assert code == 0 and n > entries / 2, "the replay ended before it could die often enough"
 
 
 @pytest.mark.slow

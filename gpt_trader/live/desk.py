@@ -20,7 +20,7 @@ from ..core.outcome import DataError, Status
 from ..core.store import Store
 from .forecast import Forecaster
 from .market import Market
-from .session import Plan, equity_curve, move_clock, session_moments, session_rows
+from .session import Plan, equity_curve, last_session, move_clock, session_moments
 from .strategy import Strategy, View, plan_orders
 from ..risk.limits import Book, Limits, Refusal, check_order, limits_from
 from ..risk.measures import RiskReport, risk_report, scenario_returns, tail_risk
@@ -67,12 +67,12 @@ def _working(rows: tuple[dict[str, Any], ...], side: str) -> dict[str, Decimal]:
     return found
 
 
-def limits_book(context: OrderContext, market: Market, history: list[dict[str, Any]], returns: "pd.DataFrame") -> Book:
+def limits_book(context: OrderContext, market: Market, last: Mapping[str, Any] | None, returns: "pd.DataFrame") -> Book:
     """The book that an order is checked against, before the open of `context.session`.
 
-    history: the closed sessions' rows; returns: the scenarios for VaR.
+    last: the newest closed session's row; returns: the scenarios for VaR.
     """
-    lost, fall = (Decimal(history[-1]["pnl"]), float(history[-1]["drawdown"] or 0.0)) if history else (Decimal(0), 0.0)
+    lost, fall = (Decimal(last["pnl"]), float(last["drawdown"] or 0.0)) if last else (Decimal(0), 0.0)
     return Book(equity=context.equity, quantities=context.positions, prices=context.marks, cash=context.cash,
                 mean_volume=market.reference_volumes(context.session), returns=returns,
                 working_buys=_working(context.working, "buy"), working_sells=_working(context.working, "sell"),
@@ -106,7 +106,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         def check(order: OrderRequest, context: OrderContext) -> list[Refusal]:
-            shown = limits_book(context, self.market, session_rows(self.base.journal.store), self.scenarios(context.session))
+            shown = limits_book(context, self.market, last_session(self.base.journal.store), self.scenarios(context.session))
             return check_order(order, shown, self.limits, self.base.instruments)
 
         in_memory = self.base.journal.store.path == ":memory:"
@@ -217,8 +217,8 @@ def order_counts(store: Store, session: date) -> dict[str, int]:
 def measure_book(base: Base, market: Market, session: date, holdings: Holdings, limits: Limits) -> RiskReport:
     """The risk of the holdings, marked at the session's close; equity in USD. The drawdown counts the close itself."""
     curve = equity_curve(base.journal.store)
-    rows = session_rows(base.journal.store)
-    start = Decimal(rows[0]["deposits"]) if rows else holdings.deposits
+    first = base.journal.store.rows("SELECT deposits FROM sessions WHERE closed_at IS NOT NULL ORDER BY session LIMIT 1")
+    start = Decimal(first[0]["deposits"]) if first else holdings.deposits
     equity = (holdings.equity or Decimal(0))
     level = float(equity - holdings.deposits + start)
     values = {h.symbol: float(h.value or 0) for h in holdings.holdings if h.quantity}
@@ -233,7 +233,7 @@ def take_stock(desk: Desk, plan: Plan, resumed: bool) -> SessionResult:
     now = book(store, market.closes(session))
     if now.equity is None:
         raise DataError(f"there is no price for {', '.join(now.unmarked)}", where=f"session {session}", mend="ingest its bars")
-    before = next((row for row in reversed(session_rows(store)) if row["session"] < session.isoformat()), None)
+    before = last_session(store, session)
     base_equity, base_deposits = (Decimal(before[k]) if before else Decimal(0) for k in ("equity", "deposits"))
     pnl = now.equity - base_equity - (now.deposits - base_deposits)
     risk = measure_book(base, market, session, now, desk.limits)
