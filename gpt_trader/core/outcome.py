@@ -49,7 +49,10 @@ def _plain(value: Any, where: str) -> Any:
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} is {value}: a figure that is not known is None")
-    return value if isinstance(value, str | bool | int | float) or value is None else str(value)
+    if value is None or isinstance(value, bool):
+        return value
+    kind = next((k for k in (str, int, float) if isinstance(value, k)), str)
+    return kind(value)  # a plain one: numpy.float64 is a float that a JSON writer may refuse
 
 # %% ../../nbs/core/00_outcome.ipynb #12
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _outcome(notebook: Any, crash: _Crash | None) -> Outcome:
     found = [o["data"][MIME] for c in notebook.cells if c.cell_type == "code" for o in c.outputs if MIME in o.get("data", {})]
     if not found:
         return Outcome(Status.UNKNOWN, "The notebook ended without an outcome")
-    return Outcome.from_json(found[-1])
+    return Outcome.from_json(json.loads(found[-1].get("ordered") or json.dumps(found[-1])))
 
 
 def _versions() -> dict[str, str]:

@@ -38,6 +38,7 @@ def _opened(db: "Database", e: Entry) -> None:
 
 
 _UPDATES = {
+    "alert": ("report_run = NULL", ()),  # a report that is older than an alert, or than the end, is not the last one
     "severity": ("severity = ?", ("severity",)),
     "playbook started": ("playbook_run = ?, playbook_state = 'running', attempts = attempts + 1", ("run_id",)),
     "playbook finished": ("playbook_run = ?, playbook_state = 'done', playbook_status = ?, playbook_summary = ?",
@@ -54,11 +55,11 @@ def _updated(db: "Database", e: Entry) -> None:
 
 
 def _resolved(db: "Database", e: Entry) -> None:
-    db.execute("UPDATE incidents SET state = 'resolved', resolved_at = ?, resolution = ?, resolved_by = ?, changed_seq = ? "
-               "WHERE incident_id = ?", [e.at, e.body["resolution"], e.actor, e.seq, e.subject])
+    db.execute("UPDATE incidents SET state = 'resolved', resolved_at = ?, resolution = ?, resolved_by = ?, changed_seq = ?, "
+               "report_run = NULL WHERE incident_id = ?", [e.at, e.body["resolution"], e.actor, e.seq, e.subject])
 
 
-PROJECTION = Projection("incidents", 1, _DDL, ("incidents", "incident_alerts"), {
+PROJECTION = Projection("incidents", 2, _DDL, ("incidents", "incident_alerts"), {
     "incident.opened": _opened, "incident.updated": _updated, "incident.resolved": _resolved})
 
 # %% ../../nbs/runbook/40_incident.ipynb #7

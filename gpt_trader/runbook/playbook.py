@@ -39,7 +39,7 @@ def examine(p: "Procedure", wanted: Mapping[str, Mapping[str, Any]], *, workers:
     for i, name in enumerate(wanted, 1):
         status, said = (str(runs[name].status), runs[name].outcome.summary) if name in runs else ("not available", "no such procedure here")
         rows.append({"step": i, "procedure": name, "status": status, "said": said})
-    p.table(rows, "Diagnosis")
+    p.table(rows)
     p.say(evidence({name: run.folder.relative_to(p.ws.root).as_posix() for name, run in runs.items()}))
     return runs
 
@@ -90,7 +90,7 @@ def conclude(p: "Procedure", incident: Incident | None, runs: Mapping[str, "Run"
     """Finish the playbook: the gravest status of its diagnosis, the proposal as the sentence, all findings as figures."""
     open_questions = [c.finding for c in choices if c.holds is None]
     if chosen is not None:
-        said = f"{chosen.finding}: {chosen.resolution}" + (f" ({chosen.why})" if chosen.why else "")
+        said = f"{chosen.finding[:1].upper()}{chosen.finding[1:]}: {chosen.resolution}" + (f" ({chosen.why})" if chosen.why else "")
     elif open_questions:
         said = f"No rule could be settled; not known: {', '.join(open_questions)}"
     else:

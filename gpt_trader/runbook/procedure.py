@@ -155,7 +155,8 @@ class Procedure:
         self.outcome = outcome
         self.ws.journal.append("procedure.finished", {"name": self.name, "outcome": outcome.to_json()}, subject=self.run_id,
                                correlation_id=self.run_id)
-        _display({MIME: {"run_id": self.run_id, "name": self.name, **outcome.to_json()}, "text/html": _html(outcome),
+        ordered = json.dumps(outcome.to_json())  # a saved notebook sorts the keys of its JSON; as a text they keep their order
+        _display({MIME: {"run_id": self.run_id, "name": self.name, **outcome.to_json(), "ordered": ordered}, "text/html": _html(outcome),
                   "text/plain": f"{outcome.status.upper()}: {outcome.summary}"})
 
 # %% ../../nbs/runbook/10_procedure.ipynb #13

@@ -41,12 +41,12 @@ def figure(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.2f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f"{value:,.2f}".removesuffix(".00") if abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(figure(v) for v in value) or "none"
     if isinstance(value, dict):
         return "; ".join(f"{label(k)} {figure(v)}" for k, v in value.items()) or "none"
-    return str(value)
+    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(\.\d+)?Z$", r"\1 \2 UTC", str(value))
 
 
 def seconds_text(seconds: float) -> str:
@@ -73,14 +73,17 @@ def shape_figures(figures: Mapping[str, Any]) -> dict[str, list[tuple[str, Any]]
 
 _CELL = re.compile(r"<td([^>]*)>([^<]*)</td>")
 _NUMBER = re.compile(r"^\s*[-+−]?[$€£]?\d[\d,_]*(\.\d+)?([eE][-+]?\d+)?\s*(%|bps)?\s*$|^\s*[–-]\s*$|^(NaN|None)$")
+_DAY = re.compile(r"^\d{4}-\d\d-\d\d( \d\d:\d\d(:\d\d)?)?$")
 
 
 def tidy_tables(text: str) -> str:
-    """HTML with each table cell that holds a number aligned to the right, and pandas' own border and styles removed."""
+    """HTML with each table cell that holds a number to the right, days on one line, and pandas' own border and styles removed."""
     text = re.sub(r"<style scoped>.*?</style>", "", text, flags=re.S).replace('border="1" ', "")
 
     def align(m: re.Match[str]) -> str:
-        return f'<td{m[1]} class="num">{m[2]}</td>' if _NUMBER.match(html.unescape(m[2])) and "class=" not in m[1] else m[0]
+        content = html.unescape(m[2])
+        kind = "num" if _NUMBER.match(content) else "when" if _DAY.match(content) else None
+        return f'<td{m[1]} class="{kind}">{m[2]}</td>' if kind and "class=" not in m[1] else m[0]
 
     return _CELL.sub(align, text)
 

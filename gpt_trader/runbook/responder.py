@@ -7,10 +7,11 @@ __all__ = ['FALLBACK', 'REPORT', 'ATTEMPTS', 'untaken', 'take_on', 'playbook_of'
            'respond']
 
 # %% ../../nbs/runbook/60_responder.ipynb #3
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..core.journal import Entry
-from ..core.outcome import GptTraderError
+from ..core.outcome import GptTraderError, StorageError
 from .catalogue import catalogue
 from .incident import Incident, get_incident, incidents, open_incident, resolve_incident, update_incident
 
@@ -96,6 +97,17 @@ def settle(ws: "Workspace") -> list[Incident]:
     return [resolve_incident(ws, i.incident_id, words[len(i.fingerprints) == 1], actor="responder") for i in done]
 
 # %% ../../nbs/runbook/60_responder.ipynb #10
+def _attempt(ws: "Workspace", incident: Incident, act: "Callable[[Incident], Run | None]") -> set[str]:
+    """Do one thing for an incident; the ids touched. What cannot be done is noted in it; a disk that fails is raised."""
+    try:
+        return {incident.incident_id} if act(incident) else set()
+    except StorageError:
+        raise
+    except GptTraderError as e:
+        update_incident(ws, incident.incident_id, "note", note=f"could not go on: {e}")
+        return {incident.incident_id}
+
+
 def respond(ws: "Workspace", *, playbooks: bool = True, reports: bool = True, timeout: float = 900) -> list[Incident]:
     """Bring every alert that fired to its incident, playbook and report; the incidents that something was done for, oldest first.
 
@@ -103,18 +115,10 @@ def respond(ws: "Workspace", *, playbooks: bool = True, reports: bool = True, ti
     the other, when it is busy). A playbook that cannot be run leaves its incident open, with the reason noted."""
     with ws.lock("responder"):
         touched = {i.incident_id for i in take_on(ws)}
-        for incident in reversed(incidents(ws)):
-            try:
-                if playbooks and incident.open and run_playbook(ws, incident, timeout=timeout):
-                    touched.add(incident.incident_id)
-                now = get_incident(ws, incident.incident_id)
-                if reports and now.report_run is None and (now.playbook_state == "done" or now.playbook is None and now.open):
-                    file_report(ws, now, timeout=timeout)
-                    touched.add(incident.incident_id)
-            except GptTraderError as e:
-                if e.exit_code == 74:
-                    raise
-                update_incident(ws, incident.incident_id, "note", note=f"could not go on: {e}")
-                touched.add(incident.incident_id)
+        for incident in reversed(incidents(ws, "open")) if playbooks else ():
+            touched |= _attempt(ws, incident, lambda i: run_playbook(ws, i, timeout=timeout))
         touched |= {i.incident_id for i in settle(ws)}
+        for incident in reversed(incidents(ws)) if reports else ():
+            if incident.report_run is None and (incident.playbook_state == "done" or incident.playbook is None):
+                touched |= _attempt(ws, incident, lambda i: file_report(ws, i, timeout=timeout))
     return [i for i in reversed(incidents(ws)) if i.incident_id in touched]
