@@ -255,6 +255,22 @@ def test_each_event_is_journalled_once(desk: Executor, broker: PaperBroker, jour
     sound(desk, broker)
 
 
+def test_two_processes_that_pull_at_once(desk: Executor, broker: PaperBroker, journal: Journal) -> None:
+    desk.place(order("a"), session=DAY)
+    broker.on_bars(DAY, [BAR])
+    quicker = Executor(journal, broker)
+
+    class Slow(Line):
+        def events(self, after: int = 0, limit: int = 100) -> Any:
+            seen = self.broker.events(after, limit)
+            quicker.pull_events()
+            return seen
+
+    assert Executor(journal, Slow(broker)).pull_events() == []
+    assert kinds(journal, "order.filled") == ["filled"] and len(kinds(journal, "cash.")) == 1
+    sound(desk, broker)
+
+
 def test_a_pull_that_fails_half_way_leaves_nothing(
     desk: Executor, broker: PaperBroker, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +353,14 @@ def test_an_order_that_never_arrived(desk: Executor, broker: PaperBroker, journa
     never_sent(journal, "b", DAY - timedelta(1))
     late = desk.reconcile(DAY)
     assert [f.kind for f in late.findings] == ["order.expired"] and broker.order("b") is None and desk.placement("b").status == "expired"
+
+
+def test_an_id_that_stands_for_another_order_at_the_broker(desk: Executor, broker: PaperBroker, journal: Journal) -> None:
+    broker.submit(order("a", quantity=7))
+    never_sent(journal, "a", DAY)
+    report = desk.reconcile(DAY)
+    assert desk.placement("a").status == "rejected" and "another order under this id: buy 7 AAPL" in desk.placement("a").reason
+    assert [f.kind for f in report.findings] == ["event.refused"] and report.status == Status.CRITICAL
 
 
 def test_without_a_session_the_clock_decides(desk: Executor, broker: PaperBroker, journal: Journal, clock: SimulatedClock) -> None:
