@@ -155,12 +155,12 @@ def test_kill_at_random_moments(template, runner, uninterrupted, tmp_path):
     check_callbacks(root)
 
 
-@pytest.mark.parametrize("point", ["submit:1", "submit:3", "on_bars:1", "on_bars:3", "on_actions:2", "append:4", "commit:6"])
+@pytest.mark.parametrize("point", ["submit:2", "on_bars:2", "on_actions:2", "append:4", "commit:6"])
 def test_die_between_the_brokers_commit_and_ours(template, runner, uninterrupted, tmp_path, point):
-    expected, _, _ = uninterrupted(6)
+    expected, _, _ = uninterrupted(4)
     root = fresh(template, tmp_path)
-    assert runner.run(root, 6, point) == DIED
-    assert runner.run(root, 6) == 0
+    assert runner.run(root, 4, point) == DIED
+    assert runner.run(root, 4) == 0
     assert outcome(root) == expected
     check_callbacks(root)
 
