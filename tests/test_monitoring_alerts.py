@@ -64,7 +64,8 @@ SAMPLES = st.lists(st.one_of(st.floats(0, 120, allow_nan=False), st.just(float("
 @settings(max_examples=300, deadline=None)
 @given(values=SAMPLES, hold=st.integers(0, 4), clear=st.sampled_from([None, 60.0, 80.0]), missing=st.sampled_from(["undefined", "ignore"]))
 def test_what_holds_for_every_series(values: list[object], hold: int, clear: float | None, missing: str) -> None:
-    rule = Rule("r", "m", "above", 80, critical=90, hold=timedelta(minutes=hold), clear=clear, stale_after=timedelta(minutes=2), missing=missing)
+    rule = Rule("r", "m", "above", 80, critical=90, hold=timedelta(minutes=hold), clear=clear, stale_after=timedelta(minutes=2),
+                missing=missing)
     before, sample, told = Instance(), None, []
     for i, value in enumerate(values):
         now = START + timedelta(minutes=i)

@@ -7,7 +7,11 @@ __all__ = ['PERIODS', 'sessions_of', 'Performance', 'returns_of', 'benchmark_ret
            'equity_chart', 'drawdown_chart', 'var_chart', 'performance_outcome']
 
 # %% ../../nbs/monitoring/40_performance.ipynb #2
+import logging
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -178,6 +182,20 @@ _OUTSIDE = re.compile(r"<(link|script|img|iframe)\b[^>]*\b(?:href|src)\s*=\s*[\"
 _ROWS = {"Daily Value-at-Risk": historical_var, "Expected Shortfall (cVaR)": historical_es}
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    "QuantStats asks for fonts that need not be there and draws six-month windows over short series: neither is news."
+    fonts = logging.getLogger("matplotlib.font_manager")
+    level = fonts.level
+    fonts.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        fonts.setLevel(level)
+
+
 def tear_sheet(
     returns: pd.Series,  # the desk's, by session
     benchmark: pd.Series,  # the same sessions
@@ -194,8 +212,9 @@ def tear_sheet(
     matplotlib.use("agg")
     import quantstats
 
-    quantstats.reports.html(returns, benchmark=benchmark.fillna(0.0), output=str(path), title=title, benchmark_title="Equal weights",
-                            strategy_title="Desk", match_dates=False)
+    with _quiet():
+        quantstats.reports.html(returns, benchmark=benchmark.fillna(0.0), output=str(path), title=title, benchmark_title="Equal weights",
+                                strategy_title="Desk", match_dates=False)
     text, said = path.read_text(encoding="utf-8"), []
     text, gone = _OUTSIDE.subn("", text)
     said.append(f"{gone} links to other servers were taken out")

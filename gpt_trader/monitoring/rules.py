@@ -155,7 +155,8 @@ def step(
     reason = undefined_reason(rule, sample, now)
     if reason is not None:
         if rule.missing == "ignore" and not before.open:
-            return Instance(), "cleared" if before.state is AlertState.PENDING else None
+            told = {AlertState.PENDING: "cleared", AlertState.UNDEFINED: "defined"}.get(before.state)
+            return (Instance(), told) if told else (before, None)
         if before.state is AlertState.UNDEFINED:
             return before, None
         return replace(before, state=AlertState.UNDEFINED, since=before.since if before.open else None, reason=reason), "undefined"
