@@ -4,13 +4,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from gpt_trader.runbook.report import plotly_asset, render, write_index
 
-FACTS = {"run_id": "0a1b", "name": "list_positions", "title": "List positions", "subtitle": "What the desk holds", "chapter": "alert_playbooks",
+FACTS = {"run_id": "0a1b", "name": "list_positions", "title": "List positions", "subtitle": "What the desk holds", "chapter": "x",
          "started_at": "2013-03-01T21:05:00.000000Z", "seconds": 3.21, "parameters": {"sort_by": "risk"}, "notice": None,
-         "outcome": {"status": "warning", "summary": "AAPL is 41 % of the book", "figures": {"gross": 812345.5, "by": [{"symbol": "AAPL", "share": 0.4}]},
-                     "recommended": ["calculate_risk_metrics"], "verification": None},
+         "outcome": {"status": "warning", "summary": "AAPL is 41 % of the book", "recommended": ["calculate_risk_metrics"],
+                     "verification": None, "figures": {"gross": 812345.5, "by": [{"symbol": "AAPL", "share": 0.4}]}},
          "journal": {"seq": 12, "hash": "ab" * 32}, "notebook_sha256": "cd" * 32, "source": {"kind": "packaged", "sha256": "ef" * 32},
          "versions": {"gpt_trader": "0.1.0"}}
-PLOT = {"data": [{"type": "scatter", "x": ["2013-02-28", "2013-03-01"], "y": [1.0, 2.0], "name": "Equity"}], "layout": {"title": {"text": "Equity"}}}
+PLOT = {"data": [{"type": "scatter", "x": ["2013-02-28", "2013-03-01"], "y": [1.0, 2.0], "name": "Equity"}],
+        "layout": {"title": {"text": "Equity"}}}
 
 
 def made(reports, inline):
@@ -18,7 +19,8 @@ def made(reports, inline):
     folder.mkdir(parents=True)
     wide = "<table><tr>" + "".join(f"<td>{i * 111111}</td>" for i in range(40)) + "</tr></table>"
     cells = [new_markdown_cell("# List positions\n\n> What the desk holds\n\nText."), new_code_cell("p.plot(fig)", outputs=[
-        new_output("display_data", {"application/vnd.plotly.v1+json": PLOT, "text/plain": "x"}), new_output("display_data", {"text/html": wide, "text/plain": "x"})])]
+        new_output("display_data", {"application/vnd.plotly.v1+json": PLOT, "text/plain": "x"}),
+        new_output("display_data", {"text/html": wide, "text/plain": "x"})])]
     (folder / "report.html").write_text(render(new_notebook(cells=cells), FACTS, plotly_file=None if inline else plotly_asset(reports)))
     rows = [{**FACTS, "status": "warning", "summary": "AAPL", "parent": None, "folder": "reports/2013-03-01/210500-list_positions-0a1b"}]
     write_index(reports, rows, total=1)

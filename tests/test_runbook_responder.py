@@ -92,7 +92,8 @@ def stand_in(ws, name, figures, parameter="", seconds=0.0):
     """A workspace's own version of a diagnosis procedure: the real one needs a traded book, which is not what is tested here."""
     from test_runbook_parameters import write
 
-    write(ws.root / "procedures", name, f'workspace: str = ""  # folder\n{parameter}', SLOW_STAND_IN.format(name=name, seconds=seconds, figures=figures))
+    code = SLOW_STAND_IN.format(name=name, seconds=seconds, figures=figures)
+    write(ws.root / "procedures", name, f'workspace: str = ""  # folder\n{parameter}', code)
 
 
 @pytest.mark.slow
@@ -100,7 +101,8 @@ def test_killed_in_the_middle_the_playbook_still_ends_once_and_the_report_tells_
     stand_in(ws, "calculate_risk_metrics", {"limits": {"max_var": {"value": 60000.0, "allowed": 50000, "status": "warning"}}}, seconds=8)
     stand_in(ws, "list_positions", {"positions": [{"symbol": "AAPL", "share_of_var": 0.8}]}, 'sort_by: str = "risk"  # order')
     [fired] = fire(ws)
-    program = f"from gpt_trader.core.workspace import Workspace; from gpt_trader.runbook.responder import respond; respond(Workspace.open({str(ws.root)!r}))"
+    program = ("from gpt_trader.core.workspace import Workspace; from gpt_trader.runbook.responder import respond; "
+               f"respond(Workspace.open({str(ws.root)!r}))")
     first = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
     deadline = time.monotonic() + 120
     while not ws.store.rows("SELECT 1 FROM procedures WHERE name = 'risk_limit_breach'"):
@@ -122,5 +124,6 @@ def test_killed_in_the_middle_the_playbook_still_ends_once_and_the_report_tells_
     assert "Portfolio VaR exceeds limit" in page and "reduce position sizes" in page
     links = [part.split('"')[0] for part in page.split('href="../../')[1:]]
     assert len(links) > 2 and all((ws.reports_dir / link).exists() for link in links)
-    parents = {r["parent"] for r in ws.store.rows("SELECT parent FROM procedures WHERE name IN ('calculate_risk_metrics', 'list_positions') AND status IS NOT NULL")}
+    rows = ws.store.rows("SELECT parent FROM procedures WHERE name = 'calculate_risk_metrics' AND status IS NOT NULL")
+    parents = {r["parent"] for r in rows}
     assert incident.playbook_run in parents and ws.journal.verify().ok and ws.journal.check_projections() == []
