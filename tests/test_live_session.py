@@ -200,6 +200,22 @@ def test_a_halt_in_the_middle_stops_the_orders_and_the_session_goes_on_later(ws,
     assert {k: closed[k] for k in ("equity", "cash", *COUNTS)} == {k: expected[k] for k in ("equity", "cash", *COUNTS)}
 
 
+def test_a_callback_that_died_is_called_again_before_the_next_session(ws):
+    called = []
+
+    def dies(day):
+        called.append(day)
+        raise RuntimeError("killed while the alerts were evaluated")
+
+    with pytest.raises(RuntimeError):
+        replay(ws, 3, dies)
+    moments = []
+    replay(ws, 3, lambda day: moments.append((day, ws.clock.now())))
+    days = Market.load(ws).last(3)
+    assert called == days[:1] and [day for day, _ in moments] == days
+    assert all(now == session_moments(ws.calendar, day)[1] for day, now in moments), "each is called at its own session's close"
+
+
 def test_one_desk_at_a_time(ws):
     with ws.lock("desk"), pytest.raises(StorageError, match="in use"):
         other = Workspace.open(ws.root)

@@ -110,9 +110,9 @@ def replay(
             allowed = check(ws.state_dir)
             if not allowed:
                 raise TradingHalted(f"nothing was replayed: {allowed.message}", mend="grant the trading permit when it is safe to trade")
-            ws.simulate(session_moments(ws.calendar, todo[0])[0])
-        _catch_up(ws, newest, after_session)
+        _catch_up(ws, newest, after_session)  # before the clock moves: its standing at a close says that nothing was done since
         if todo:
+            ws.simulate(session_moments(ws.calendar, todo[0])[0])
             desk = Desk(ws, market, broker or PaperBroker(ws, ws.instruments, ws.config.app.broker.paper, ws.clock, calendar=ws.calendar),
                         strategy or Momentum.from_settings(ws.config.app.strategy), forecaster or ModelForecaster.load(ws))
             for day in todo:
