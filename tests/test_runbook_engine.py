@@ -128,3 +128,11 @@ def test_the_index_is_rebuilt_from_the_folders(ws):
     (folder / "outcome.json").write_text(json.dumps(facts))
     page = engine.rebuild_index(ws).read_text()
     assert "Count &lt;things&gt;" in page and 'href="2013-03-01/210500-count-abc/report.html"' in page
+
+
+def test_a_notebook_that_finds_something_busy_is_a_storage_trouble_with_evidence(ws):
+    write(ws.root / "procedures", "count", PARAMETERS, OPEN.format("count"), "with p.ws.lock('desk'):\n    p.finish(Outcome('ok', 'alone'))")
+    with ws.lock("desk"):
+        run = engine.run_procedure(ws, "count")
+    assert run.exit_code == 74 and "'desk' is in use by" in run.error and run.report.exists()
+    assert [r["status"] for r in ws.store.rows("SELECT status FROM procedures")] == ["unknown"]

@@ -314,8 +314,6 @@ def _finish(ws: "Workspace", entry: Entry, draft: Path, values: Mapping[str, Any
     """Everything after the kernel: outcome, journal, files, index."""
     import nbformat
 
-    if crash is not None and crash.name == "StorageError":
-        raise StorageError(crash.sentence)
     notebook, declared = nbformat.read(draft / "notebook.ipynb", as_version=4), entry.declaration
     outcome = _outcome(notebook, crash)
     _settle(ws, entry, values, run_id, parent, outcome)
