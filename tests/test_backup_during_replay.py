@@ -58,4 +58,5 @@ def test_backup_during_a_replay(template, runner, uninterrupted, tmp_path):  # n
 
     assert runner.run(root, SESSIONS) == 0
     assert outcome(root) == expected
-    print(f"backup at entry {before}, workspace gone at entry {last_seen}: {last_seen - before} entries lost; the next start made them again")
+    lost = last_seen - before
+    print(f"backup at entry {before}, workspace gone at entry {last_seen}: {lost} entries lost; the next start made them again")
