@@ -131,7 +131,8 @@ def test_the_index_is_rebuilt_from_the_folders(ws):
 
 
 def test_a_notebook_that_finds_something_busy_is_a_storage_trouble_with_evidence(ws):
-    write(ws.root / "procedures", "count", PARAMETERS, OPEN.format("count"), "with p.ws.lock('desk'):\n    p.finish(Outcome('ok', 'alone'))")
+    alone = "with p.ws.lock('desk'):\n    p.finish(Outcome('ok', 'alone'))"
+    write(ws.root / "procedures", "count", PARAMETERS, OPEN.format("count"), alone)
     with ws.lock("desk"):
         run = engine.run_procedure(ws, "count")
     assert run.exit_code == 74 and "'desk' is in use by" in run.error and run.report.exists()
