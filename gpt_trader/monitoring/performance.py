@@ -218,6 +218,7 @@ def tear_sheet(
     text, said = path.read_text(encoding="utf-8"), []
     text, gone = _OUTSIDE.subn("", text)
     said.append(f"{gone} links to other servers were taken out")
+    text = text.replace(' onload="save()"', "")  # a function that the page does not have
     for name, measure in _ROWS.items():
         desk, lazy = (f"{-100 * measure(-series.dropna(), confidence):.2f}%" for series in (returns, benchmark))
         label = f"{'VaR' if 'Value' in name else 'Expected shortfall'} {confidence:.0%}, one session, historical"
