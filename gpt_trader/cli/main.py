@@ -105,7 +105,7 @@ def run(name: str, params: dict[str, Any], workspace: str | None, as_json: bool)
 
         done = run_procedure(ws, entry.name, params, text=True)
     if done.exit_code > 3:
-        click.secho(f"  {done.report}", dim=True, err=True)
+        click.echo(json.dumps(done.to_json(), indent=2, ensure_ascii=False) if as_json else f"  {done.report}")
         raise _refused(done.error or done.outcome.summary, done.exit_code)
     show_run(done, as_json)
     return done.exit_code
