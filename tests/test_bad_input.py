@@ -142,6 +142,9 @@ def _as_a_mere_user() -> None:
 
 def test_a_read_only_workspace(ws: Path) -> None:
     before = fingerprint(ws)
+    incoming = ws.parent / "incoming"
+    incoming.mkdir()
+    (incoming / "IBM.csv").write_text("\n".join(csv_rows()) + "\n")
     folders = [ws, *(p for p in ws.rglob("*") if p.is_dir())]
     files = [p for p in ws.rglob("*") if p.is_file()]
     try:
@@ -149,7 +152,7 @@ def test_a_read_only_workspace(ws: Path) -> None:
             p.chmod(0o444)
         for p in folders:
             p.chmod(0o555)
-        for words in (("backup",), ("ingest", ws.parent), ("check-backups",)):
+        for words in (("backup",), ("ingest", incoming), ("check-backups",)):
             refused(run("--workspace", ws, *words, preexec_fn=_as_a_mere_user), 74, str(ws))
     finally:
         for p in folders:
