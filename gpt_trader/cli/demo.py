@@ -7,7 +7,7 @@ __all__ = ['demo_root', 'open_demo', 'run_demo']
 
 # %% ../../nbs/cli/20_demo.ipynb #2
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -100,19 +100,23 @@ def _history(ws: "Workspace", teller: _Teller) -> None:
 
 # %% ../../nbs/cli/20_demo.ipynb #10
 def _training(ws: "Workspace", teller: _Teller) -> None:
-    "Every head, on what was known before the replay; promotion only where both rules are beaten."
-    from gpt_trader.dataflow.datasets import adjusted, load_bars
-    from gpt_trader.live.market import Market
-    from gpt_trader.ml.registry import train_and_register
+    "Every head, two at a time, on what was known before the replay; promotion only where both rules are beaten."
+    from concurrent.futures import ThreadPoolExecutor
 
-    days = Market.load(ws).sessions()
-    last_known = days[-ws.config.app.strategy.replay_sessions - 1]
-    bars = adjusted(load_bars(ws, ws.config.app.desk.universe))
-    for head in ws.config.models.heads:
-        with teller.step("Model") as said:
-            trained = train_and_register(ws, bars, head, end=last_known.isoformat())
-            said.append(f"{trained.verdict}" + (" (registered before)" if trained.reused else ""))
-            if trained.model.status != "champion" and head == next(iter(ws.config.models.heads)):
+    from gpt_trader.live.market import Market
+    from gpt_trader.ml.registry import Training, train_and_register
+
+    heads = list(ws.config.models.heads)
+    with teller.step("Models") as said, ThreadPoolExecutor(2) as pool:  # LightGBM works outside Python's lock
+        market = Market.load(ws)
+        bars, last_known = market.adjusted, market.sessions()[-ws.config.app.strategy.replay_sessions - 1]
+
+        def train(head: str) -> Training:
+            return train_and_register(ws, bars, head, end=last_known.isoformat())
+
+        for trained in pool.map(train, heads):
+            said.append(trained.verdict + (" (registered before)" if trained.reused else ""))
+            if trained.model.status != "champion" and trained.model.head == heads[0]:
                 said.append("it stays a challenger, so positions are sized by the naive rule")
 
 # %% ../../nbs/cli/20_demo.ipynb #12
@@ -148,14 +152,31 @@ def _replay(ws: "Workspace", teller: _Teller) -> "ReplayReport":
                  f"{report.fills} fills; {report.failed} failed; the limits refused {report.refused} more before they were sent"]
     return report
 
-# %% ../../nbs/cli/20_demo.ipynb #13
-def _incidents(ws: "Workspace", teller: _Teller) -> None:
-    "What the alerts led to; files the reports that are due."
-    from gpt_trader.runbook.incident import incidents
+# %% ../../nbs/cli/20_demo.ipynb #14
+def _reports(ws: "Workspace", teller: _Teller) -> "list[Run]":
+    "A backup, then what a day ends with: the daily report; the incidents' reports and the health check."
+    from concurrent.futures import ThreadPoolExecutor
+
+    from gpt_trader.ops.backup import create_backup
+    from gpt_trader.runbook.engine import run_procedure
     from gpt_trader.runbook.responder import respond
 
-    with teller.step("Incidents") as said:
+    with teller.step("Backup") as said:
+        backup = create_backup(ws)
+        said.append(f"{backup.path.name}, read back and verified")
+    with teller.step("Reports") as said, ThreadPoolExecutor(1) as beside:
+        daily = beside.submit(run_procedure, ws, "performance_report", {"period": "daily"})
         respond(ws)
+        runs = [run_procedure(ws, "health_check", {"full": True}), daily.result()][::-1]
+        said += [f"{run.name}: {run.status.upper()} {run.outcome.summary}" for run in runs]
+    return runs
+
+
+def _incidents(ws: "Workspace", teller: _Teller) -> None:
+    "What the alerts led to, as the journal has it."
+    from gpt_trader.runbook.incident import incidents
+
+    with teller.step("Incidents") as said:
         for alert in ws.journal.entries(kind="alert.fired"):
             value, limit = alert.body["value"], alert.body["threshold"]
             said.append(f"{alert.session}  {alert.body['severity']}  {alert.body['title']}: {value:,.6g}, threshold {limit:,.6g}")
@@ -164,23 +185,7 @@ def _incidents(ws: "Workspace", teller: _Teller) -> None:
         if not said:
             said.append("no alert was raised in these sessions")
 
-
-def _reports(ws: "Workspace", teller: _Teller) -> "list[Run]":
-    "A backup, then the procedures that a day ends with, two at a time."
-    from gpt_trader.ops.backup import create_backup
-    from gpt_trader.runbook.engine import run_many
-
-    with teller.step("Backup") as said:
-        backup = create_backup(ws)
-        said.append(f"{backup.path.name}, read back and verified")
-    with teller.step("Reports") as said:
-        wanted: list[tuple[str, Mapping[str, Any]]] = [("performance_report", {"period": "daily"}), ("health_check", {"full": True}),
-                                                       ("check_model_performance", {"last_hours": 24})]
-        runs = run_many(ws, wanted)
-        said += [f"{run.name}: {run.status.upper()} {run.outcome.summary}" for run in runs]
-    return runs
-
-# %% ../../nbs/cli/20_demo.ipynb #15
+# %% ../../nbs/cli/20_demo.ipynb #16
 def _summary(ws: "Workspace", report: "ReplayReport", runs: "list[Run]") -> None:
     "The figures and where to look."
     from gpt_trader.ml.prediction import accuracy
@@ -212,7 +217,7 @@ def _summary(ws: "Workspace", report: "ReplayReport", runs: "list[Run]") -> None
     for name, path in [("all reports", ws.reports_dir / "index.html"), *paths]:
         click.echo(f"    {name:<24} {path}")
 
-# %% ../../nbs/cli/20_demo.ipynb #16
+# %% ../../nbs/cli/20_demo.ipynb #17
 def run_demo(
     named: str | Path | None = None,  # the folder; None: $GPT_TRADER_HOME or the current one
 ) -> int:  # 0 when every step was carried out, whatever the market brought; 3 when the record does not verify
@@ -226,8 +231,8 @@ def run_demo(
         _history(ws, teller)
         _training(ws, teller)
         report = _replay(ws, teller)
-        _incidents(ws, teller)
         runs = _reports(ws, teller)
+        _incidents(ws, teller)
         _summary(ws, report, runs)
         click.echo(f"\n    {perf_counter() - teller.started:.0f} s in all. Next: gpt-trader list")
         return 0 if ws.journal.verify().ok else 3
