@@ -18,13 +18,14 @@ from ..core.journal import Journal
 from ..core.metrics import record_metrics
 from ..core.outcome import DataError, Status
 from ..core.store import Store
+from ..dataflow.feed import Feed, ReplayFeed
 from .forecast import Forecaster
 from .market import Market
 from .session import Plan, equity_curve, last_session, move_clock, session_moments
 from .strategy import Strategy, View, plan_orders
 from ..risk.limits import Book, Limits, Refusal, check_order, limits_from
 from ..risk.measures import RiskReport, risk_report, scenario_returns, tail_risk
-from ..trading.broker import OrderRequest, SimulatedBroker, decimal_text
+from ..trading.broker import Bar, OrderRequest, SimulatedBroker, decimal_text
 from ..trading.execution import Executor, OrderContext
 from ..trading.positions import Book as Holdings
 from ..trading.positions import book
@@ -101,6 +102,7 @@ class Desk:
     strategy: Strategy
     forecaster: Forecaster
     permit: Callable[[], Any] | None = None
+    feed: Feed | None = None  # None: the market's bars, played back on the clock of `base`
     executor: Executor = field(init=False)
     _scenarios: dict[date, "pd.DataFrame"] = field(init=False, repr=False, default_factory=dict)
 
@@ -109,6 +111,7 @@ class Desk:
             shown = limits_book(context, self.market, last_session(self.base.journal.store), self.scenarios(context.session))
             return check_order(order, shown, self.limits, self.base.instruments)
 
+        self.feed = self.feed or ReplayFeed(self.market.bars, self.base.calendar, self.base.clock)
         in_memory = self.base.journal.store.path == ":memory:"
         where: Any = self.base.journal if in_memory else self.base
         self.executor = Executor(where, self.broker, [check], permit=self.permit)
@@ -117,6 +120,11 @@ class Desk:
     def limits(self) -> Limits:
         """The pre-trade limits of risk.yaml."""
         return limits_from(self.base.config.risk)
+
+    def session_bars(self, session: date) -> list[Bar]:
+        """The session's bars as the feed gives them, which is not before its close."""
+        assert self.feed is not None
+        return [Bar.of(row) for row in self.feed.bar(session).to_dict("records")]
 
     def scenarios(self, session: date) -> "pd.DataFrame":
         """The returns that the desk's VaR is simulated with before the open, worked out once a session."""
@@ -140,7 +148,7 @@ class Desk:
         for order in plan.orders:
             self.executor.place(order, session=session, marks=plan.prices)
         move_clock(self.base.clock, after_close)
-        self.broker.on_bars(session, self.market.session_bars(session), self.market.actions.get(session, []))
+        self.broker.on_bars(session, self.session_bars(session), self.market.actions.get(session, []))
         self.executor.pull_events()
         return take_stock(self, plan, resumed=bool(known))
 
@@ -254,7 +262,7 @@ def session_metrics(desk: Desk, session: date, figures: Mapping[str, Any], risk:
     """The measurements of a closed session, as `record_metrics` takes them; a value of None where nothing could be measured."""
     clock, market = desk.base.clock, desk.market
     closing = desk.base.calendar.open_close(session)[1]
-    whole = set(market.adj_close.columns) <= {bar.symbol for bar in market.session_bars(session)}
+    whole = set(market.adj_close.columns) <= {bar.symbol for bar in desk.session_bars(session)}
     sent = figures["orders"]
     values: dict[str, float | None] = {
         "equity": float(figures["equity"]), "cash": float(figures["cash"]), "pnl": float(figures["pnl"]),

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..core.outcome import DataError, UsageError
 from ..dataflow.datasets import adjusted, corporate_actions, load_bars
-from ..trading.broker import Bar, CorporateAction
+from ..trading.broker import CorporateAction
 
 if TYPE_CHECKING:
     from gpt_trader.core.workspace import Workspace
@@ -83,14 +83,6 @@ class History:
         """The bars on one footing, as features and labels read them."""
         return adjusted(self.bars)
 
-    @cached_property
-    def _bars_by_session(self) -> dict[date, list[Bar]]:
-        rows = self.bars.to_dict("records")
-        found: dict[date, list[Bar]] = {}
-        for row in rows:
-            found.setdefault(row["session"].date(), []).append(Bar.of(row))
-        return found
-
 # %% ../../nbs/live/12_market.ipynb #9
 class Market(History):
     """A history that is asked by session. Each answer ends where the desk's knowledge does."""
@@ -125,11 +117,6 @@ class Market(History):
     def through(self, session: date) -> pd.DataFrame:
         """Adjusted closes up to this session's own."""
         return self.adj_close.iloc[:self.position(session) + 1]
-
-    def session_bars(self, session: date) -> list[Bar]:
-        """The raw bars of the session."""
-        self.position(session)
-        return list(self._bars_by_session[session])
 
     def splits(self, session: date) -> dict[str, Decimal]:
         """Ratio of the split that takes effect before this session's open, by symbol."""
