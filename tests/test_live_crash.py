@@ -119,7 +119,13 @@ def uninterrupted(template, runner, tmp_path_factory):
     return run
 
 
-def kill_at_random(runner, root, sessions, kills, seconds, rng):
+def sessions_done(root):
+    """How many sessions the desk had told us of."""
+    told = root / "after_session.txt"
+    return len(set(told.read_text().split())) if told.exists() else 0
+
+
+def kill_at_random(runner, root, sessions, kills, seconds, rng, seen=None):
     """Kill a replay `kills` times at random moments, start it again each time, and let it end; how many kills hit a running desk."""
     hits = 0
     for _ in range(kills):
@@ -132,6 +138,8 @@ def kill_at_random(runner, root, sessions, kills, seconds, rng):
         code = runner.code()
         assert code in (0, -signal.SIGKILL)
         hits += code != 0
+        if code and seen is not None:
+            seen.append(sessions_done(root))
         if code == 0:
             break
     assert runner.run(root, sessions) == 0
@@ -197,12 +205,13 @@ def test_kill_again_and_again_over_ten_sessions(template, runner, uninterrupted,
 @pytest.mark.skipif(not SOAK, reason="set GPT_TRADER_SOAK=1: a hundred kills take minutes")
 def test_a_hundred_kills_at_random_moments(template, runner, uninterrupted, tmp_path):
     expected, seconds, _ = uninterrupted(40)
-    rng, hits, turn = random.Random(3), 0, 0
+    rng, hits, turn, seen = random.Random(3), 0, 0, []
     while hits < 100:
         root = fresh(template, tmp_path, f"desk{turn}")
-        hits += kill_at_random(runner, root, 40, 100 - hits, seconds / 4, rng)
+        hits += kill_at_random(runner, root, 40, min(8, 100 - hits), seconds / 2, rng, seen)
         assert outcome(root) == expected
         check_callbacks(root)
         shutil.rmtree(root)
         turn += 1
-    print(f"{hits} kills over {turn} replays")
+    assert len(set(seen)) >= 20, f"the kills hit only the sessions {sorted(set(seen))}"
+    print(f"{hits} kills over {turn} replays, in {len(set(seen))} different sessions of 40")

@@ -311,13 +311,19 @@ def journal_verify(workspace: str | None, as_json: bool) -> int:
 
 
 @cli.command()
+@click.option("--serve", is_flag=True, help="Answer Prometheus on 127.0.0.1, with the port and the token of config.yaml, until stopped.")
 @_in_workspace
-def metrics(workspace: str | None) -> None:
-    """Print the newest metrics in Prometheus' text format."""
-    from gpt_trader.core.metrics import prometheus_text
+def metrics(serve: bool, workspace: str | None) -> None:
+    """Print the newest metrics in Prometheus' text format, or serve them."""
+    from gpt_trader.core.metrics import prometheus_text, serve_metrics
 
     with _open(workspace) as ws:
-        click.echo(prometheus_text(ws), nl=False)
+        if not serve:
+            click.echo(prometheus_text(ws), nl=False)
+            return
+        with serve_metrics(ws) as server:
+            click.echo(f"listening on http://127.0.0.1:{server.server_port}/metrics; a scraper must send the token of metrics.token")
+            server.serve_forever()
 
 # %% ../../nbs/cli/30_main.ipynb #19
 @cli.command()
