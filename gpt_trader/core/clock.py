@@ -22,7 +22,7 @@ def utc_text(
     """The moment as fixed-width ISO 8601 in UTC. ValueError for a naive one, because it could mean anything."""
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} has no time zone: give an aware datetime")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def parse_utc(text: str) -> datetime:

@@ -259,9 +259,10 @@ class Journal(_Auditor):
             last = db.conn.execute("SELECT seq, hash, at FROM journal ORDER BY seq DESC LIMIT 1").fetchone() or (0, GENESIS, "")
             now = max(utc_text(at or self.clock.now()), last[2])  # a clock that stepped back does not turn the record round
             fields = (last[0] + 1, now, session, kind, version, subject, actor or self.actor, correlation_id or _correlation_id())
-            digest = entry_hash(last[1], *fields, orjson.loads(text))
+            kept = orjson.loads(text)  # what a reader will get back
+            digest = entry_hash(last[1], *fields, kept)
             db.conn.execute(f"INSERT INTO journal ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", (*fields, text, last[1], digest))
-            entry = Entry(*fields, orjson.loads(text), last[1], digest)
+            entry = Entry(*fields, kept, last[1], digest)
             handler(db, entry)
         return entry
 

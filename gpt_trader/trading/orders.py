@@ -57,7 +57,7 @@ CREATE TABLE orders (
     status TEXT NOT NULL, acknowledged INTEGER NOT NULL, filled_quantity TEXT NOT NULL, filled_value TEXT NOT NULL, average_price TEXT,
     fees TEXT NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
     created_seq INTEGER NOT NULL, updated_seq INTEGER NOT NULL
-) STRICT;
+) STRICT, WITHOUT ROWID;
 CREATE INDEX orders_by_status ON orders (status);
 CREATE INDEX orders_by_session ON orders (session);
 CREATE TABLE fills (

@@ -9,7 +9,7 @@ CREATE TABLE journal (
     correlation_id TEXT,
     body           TEXT NOT NULL,
     prev           TEXT NOT NULL,
-    hash           TEXT NOT NULL UNIQUE
+    hash           TEXT NOT NULL
 ) STRICT;
 CREATE INDEX journal_kind ON journal (kind, seq);
 CREATE INDEX journal_subject ON journal (subject, seq);
