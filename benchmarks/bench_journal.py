@@ -19,7 +19,7 @@ from measure import Row, spread, table
 
 from gpt_trader.core.clock import SimulatedClock
 from gpt_trader.core.journal import Journal, canonical
-from gpt_trader.core.store import Store
+from gpt_trader.core.store import CHECKPOINT_PAGES, Store
 from gpt_trader.trading.broker import OrderRequest, decimal_text
 
 ROUNDS, BLOCK = 40, 50
@@ -47,6 +47,7 @@ def bare(path: Path) -> Act:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
     connection.execute("CREATE TABLE commits (seq INTEGER PRIMARY KEY, subject TEXT NOT NULL, body TEXT NOT NULL) STRICT")
 
     def commit(subject: str, body: dict[str, Any]) -> None:

@@ -136,12 +136,12 @@ def _book_position(db: Database, entry: Entry, symbol: str, basis: Basis, fee: D
 def _insert(db: Database, entry: Entry, status: str, acknowledged: bool) -> None:
     "A new row in orders; the same id again is refused."
     b = entry.body
-    if _row(db, "SELECT 1 AS known FROM orders WHERE client_order_id = ?", entry.subject):
-        raise IllegalTransition(f"the client order id {entry.subject!r} is taken: {entry.kind} cannot use it again")
-    db.conn.execute(
-        "INSERT INTO orders VALUES (?,?,?,?,?,?,?,?,?,?,?,?,'0','0',NULL,'0',?,?,?,?,?)",
+    new = db.conn.execute(
+        "INSERT INTO orders VALUES (?,?,?,?,?,?,?,?,?,?,?,?,'0','0',NULL,'0',?,?,?,?,?) ON CONFLICT (client_order_id) DO NOTHING",
         [entry.subject, b.get("broker", ""), b.get("broker_order_id", ""), entry.session, b["symbol"], b["side"], b["quantity"], b["type"],
          b["limit_price"], b["time_in_force"], status, int(acknowledged), b.get("reason", ""), entry.at, entry.at, entry.seq, entry.seq])
+    if not new.rowcount:
+        raise IllegalTransition(f"the client order id {entry.subject!r} is taken: {entry.kind} cannot use it again")
 
 
 def _created(db: Database, entry: Entry) -> None:
