@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
             pytest.exit("LightGBM needs libgomp.so.1, which this machine lacks. On Debian: apt-get install libgomp1", returncode=3)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests in one process, so that its module-wide fixtures are made once; `SPREAD = True` in a file lets them part."""
     for item in items:

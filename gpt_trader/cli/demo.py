@@ -41,7 +41,7 @@ def open_demo(root: Path) -> "Workspace":
     if not (root / MARKER / "workspace.json").is_file():
         return Workspace.create(root, SimulatedClock(_first_moment(root)))
     ws = Workspace.open(root)
-    sources = {str(entry.get("provider")) for entry in read_manifest(ws).values()} - {"embedded"}
+    sources = {str(entry["source"].get("provider")) for entry in read_manifest(ws).values()} - {"embedded"}
     problem = ("lives in real time" if not ws.clock.simulated else "holds prices of your own" if sources else "")
     if problem:
         ws.close()
