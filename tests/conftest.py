@@ -27,12 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
             pytest.exit("LightGBM needs libgomp.so.1, which this machine lacks. On Debian: apt-get install libgomp1", returncode=3)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Keep a file's tests in one process, so that its module-wide fixtures are made once; `SPREAD = True` in a file lets them part."""
-    for item in items:
-        if not getattr(item.module, "SPREAD", False) and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    if not getattr(getattr(item, "module", None), "SPREAD", False) and item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
