@@ -28,7 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep a file's tests in one process, so that its module-wide fixtures are made once; `SPREAD = True` in a file lets them part."""
+    """Keep a file's tests in one process, so that its module-wide fixtures are made once; `SPREAD = True` in a file lets them part.
+
+    pytest-xdist 3.8 cannot group under pytest 9.2, hence the bound on pytest in settings.ini.
+    """
     if not getattr(getattr(item, "module", None), "SPREAD", False) and item.get_closest_marker("xdist_group") is None:
         item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
