@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -76,18 +77,18 @@ class Provider(Protocol):
         ...
 
 # %% ../../nbs/dataflow/20_providers.ipynb #6
-class _Source:
+class _Source(ABC):
     "What providers share: names, and `bars` made from `read`."
 
     name = ""
 
+    @abstractmethod
     def symbols(self) -> list[str]:
         """All symbols that can be had, sorted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, symbol: str) -> Reading:
         """One symbol, with what is wrong in it."""
-        raise NotImplementedError
 
     def universe(self) -> list[str]:
         """The symbols that are taken when none are named: all of them."""
