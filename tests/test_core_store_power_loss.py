@@ -29,10 +29,12 @@ WRITER = """
 import os, sys
 from datetime import UTC, datetime
 from gpt_trader.core.clock import SimulatedClock
+from gpt_trader.core import store as stores
 from gpt_trader.core.journal import Journal
 from gpt_trader.core.store import Store
 from gpt_trader.trading.orders import PROJECTION
 
+stores.CHECKPOINT_PAGES = 250  # so that a fold falls into the middle of a short record
 folder, durable = sys.argv[1], sys.argv[2] == "durable"
 acknowledged = os.open(folder + "/acknowledged", os.O_WRONLY | os.O_CREAT, 0o644)
 n = 0
