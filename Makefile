@@ -74,7 +74,7 @@ dev: $(VENV)/.dev  ## the environment with every development tool, in .venv
 .PHONY: lock
 lock: $(VENV)/.dev  ## newest versions of everything into constraints.txt (then run the tests)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --upgrade --all-extras --no-header --python $(BIN)/python setup.py -o $(VENV)/constraints.new
+	$(BIN)/uv pip compile --quiet --upgrade --all-extras --no-header --python-version 3.11.0 setup.py -o $(VENV)/constraints.new
 	@{ sed -n '/^#/p;/^[^#]/q' constraints.txt; cat $(VENV)/constraints.new; } > $(VENV)/constraints.txt
 	@mv $(VENV)/constraints.txt constraints.txt && rm $(VENV)/constraints.new
 	@git --no-pager diff --stat constraints.txt
