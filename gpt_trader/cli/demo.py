@@ -47,8 +47,8 @@ def open_demo(root: Path) -> "Workspace":
         ws.close()
         raise UsageError(f"{root} is a workspace that {problem}: the demo would mix its own days into it",
                          mend="Give it a folder of its own: gpt-trader --workspace DIR demo")
-    ws.journal  # noqa: B018 - a workspace that was made half-way is completed by `create`
-    return Workspace.create(root) if ws.journal.head().seq == 0 else ws
+    ws.close()
+    return Workspace.create(root)  # opens it, and completes one that was made half-way
 
 # %% ../../nbs/cli/20_demo.ipynb #5
 def _first_moment(root: Path) -> Any:
