@@ -61,7 +61,7 @@ setup(
     include_package_data=True,
     package_data={"gpt_trader": ["_data/**/*", "_notebooks/**/*", "py.typed"]},
     install_requires=words("requirements"),
-    extras_require={name: words(f"{name}_requirements") for name in ("lab", "dashboard", "keyring", "dev")},
+    extras_require={name: words(f"{name}_requirements") for name in ("lab", "dashboard", "keyring", "docs", "dev")},
     entry_points={
         "console_scripts": words("console_scripts"),
         "gpt_trader.projections": [f"{name} = {target}" for name, target in PROJECTIONS.items()],
