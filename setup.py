@@ -12,7 +12,9 @@ CONFIG.read(HERE / "settings.ini", encoding="utf-8")
 SETTINGS = CONFIG["DEFAULT"]
 
 # Notebooks that run as they are (the library's own notebooks are exported, not shipped).
-SHIPPED = ("procedures", "playbooks", "reports", "dashboards", "research")
+SHIPPED = ("procedures", "playbooks", "reports", "dashboards/pages", "research")
+# What is installed only for a purpose; core.extras says what each is good for, and names it where it is missing.
+PURPOSES = ("lab", "dashboard", "notify", "telemetry", "keyring", "docs")
 # Each room that owns tables names its journal projection here; the journal finds it without importing upwards.
 PROJECTIONS = {
     "approval": "gpt_trader.core.approval:PROJECTION",
@@ -45,6 +47,13 @@ def words(key: str) -> list[str]:
     return SETTINGS.get(key, "").split()
 
 
+def extras() -> dict[str, list[str]]:
+    """What each purpose needs; `all` of them together; and `dev`, which tests all of them."""
+    purposes = {name: words(f"{name}_requirements") for name in PURPOSES}
+    everything = sorted({requirement for wanted in purposes.values() for requirement in wanted})
+    return {**purposes, "all": everything, "dev": [*everything, *words("dev_requirements")]}
+
+
 setup(
     name=SETTINGS["lib_name"],
     version=SETTINGS["version"],
@@ -61,7 +70,7 @@ setup(
     include_package_data=True,
     package_data={"gpt_trader": ["_data/**/*", "_notebooks/**/*", "py.typed"]},
     install_requires=words("requirements"),
-    extras_require={name: words(f"{name}_requirements") for name in ("lab", "dashboard", "keyring", "docs", "dev")},
+    extras_require=extras(),
     entry_points={
         "console_scripts": words("console_scripts"),
         "gpt_trader.projections": [f"{name} = {target}" for name, target in PROJECTIONS.items()],

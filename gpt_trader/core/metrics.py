@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from .clock import parse_utc, utc_text
+from .extras import need
 from .outcome import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -163,18 +164,17 @@ class _Collector:
 
 
 def _registry(ws: "Workspace") -> Any:
-    from prometheus_client import CollectorRegistry
-
-    registry = CollectorRegistry(auto_describe=False)
+    registry = need("prometheus_client", extra="telemetry", for_="the metrics for Prometheus").CollectorRegistry(auto_describe=False)
     registry.register(_Collector(ws))
     return registry
 
 
 def prometheus_text(ws: "Workspace") -> str:
     """The latest measurements in Prometheus's text format, version 0.0.4; NaN where a measurement has no value."""
+    registry = _registry(ws)
     from prometheus_client import generate_latest
 
-    return generate_latest(_registry(ws)).decode()
+    return generate_latest(registry).decode()
 
 # %% ../../nbs/core/46_metrics.ipynb #15
 def metrics_app(
@@ -182,10 +182,11 @@ def metrics_app(
     token: str,  # what a scraper must send: 'Authorization: Bearer <token>'
 ) -> Callable[..., Any]:
     """A WSGI application that serves the metrics to whoever has the token, and 401 to everybody else."""
+    registry = _registry(ws)
     from prometheus_client import make_wsgi_app
 
     expected = f"Bearer {token}".encode()
-    metrics = make_wsgi_app(_registry(ws))
+    metrics = make_wsgi_app(registry)
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         given = str(environ.get("HTTP_AUTHORIZATION", "")).encode("latin-1", "replace")
@@ -205,8 +206,7 @@ def serve_metrics(
     """Listen on 127.0.0.1 for Prometheus. ConfigError without a token, StorageError for a port that is taken."""
     from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-    from prometheus_client.exposition import ThreadingWSGIServer
-
+    threading_server = need("prometheus_client.exposition", extra="telemetry", for_="the metrics for Prometheus").ThreadingWSGIServer
     settings = ws.config.app.metrics
     if not token and settings.token is None:
         raise ConfigError("The metrics' endpoint needs a token", where="metrics.token",
@@ -221,7 +221,7 @@ def serve_metrics(
 
     number = settings.port if port is None else port
     try:
-        return make_server("127.0.0.1", number, metrics_app(ws, secret), ThreadingWSGIServer, Handler)
+        return make_server("127.0.0.1", number, metrics_app(ws, secret), threading_server, Handler)
     except OSError as error:
         raise StorageError(f"Port {number} cannot be listened on: {error.strerror}", where="metrics.port",
                            mend="Choose another port") from None

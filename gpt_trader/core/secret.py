@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .extras import need
 from .outcome import ConfigError
 
 # %% ../../nbs/core/04_secret.ipynb #4
@@ -50,12 +51,9 @@ def _from_file(name: str) -> str:
 
 def _from_keyring(name: str) -> str:
     where = f"keyring:{name}"
-    try:
-        import keyring
-        from keyring.errors import KeyringError
-    except ImportError:
-        raise ConfigError("Secrets in the system's keyring need the keyring package", where=where,
-                          mend='Install the extra: pip install "gpt_trader[keyring]"') from None
+    keyring = need("keyring", extra="keyring", for_=f"the secret {where}")
+    from keyring.errors import KeyringError
+
     service, _, user = name.partition("/")
     try:
         value = keyring.get_password(service, user)

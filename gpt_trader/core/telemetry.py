@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from .clock import Clock, SystemClock, utc_text
+from .extras import need
 from gpt_trader.core.metrics import (  # noqa: F401
     Metric,
     latest_metric,
@@ -312,6 +313,8 @@ class StructuredLogger(_Writer):
         self.service, self.log_level, self.channel = service, str(log_level).upper(), channel
         self.enable_correlation, self.enable_tracing, self.workspace = enable_correlation, enable_tracing, workspace
         self._fields = {}
+        if enable_tracing:
+            need("opentelemetry.sdk.trace", extra="telemetry", for_="tracing with OpenTelemetry")
 
     def bind(self, **fields: Any) -> "StructuredLogger":
         """A logger that adds `fields` to each of its lines."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.clock import utc_text
+from ..core.extras import need
 from ..core.outcome import ConfigError, UsageError, did_you_mean
 from ..core.secret import redact
 from ..core.workspace import disk_errors
@@ -110,13 +111,12 @@ def _clean(text: str, *secrets: str) -> str:
 
 def _send(channel: "Channel", name: str, title: str, message: str, severity: str) -> Result:
     "One attempt on one channel."
-    import apprise
-
-    kind = {"P1": apprise.NotifyType.FAILURE, "P2": apprise.NotifyType.WARNING}.get(severity, apprise.NotifyType.INFO)
     try:
+        apprise = need("apprise", extra="notify", for_="sending notifications")
         address = channel.url.resolve()
     except ConfigError as e:
-        return Result(name, FAILED, e.what)
+        return Result(name, FAILED, e.what if e.where else str(e))  # what is missing names the command that gets it
+    kind = {"P1": apprise.NotifyType.FAILURE, "P2": apprise.NotifyType.WARNING}.get(severity, apprise.NotifyType.INFO)
     sender = apprise.Apprise()
     with apprise.LogCapture(level=apprise.logging.WARNING) as log:  # its own log would name the address
         if not sender.add(address):
