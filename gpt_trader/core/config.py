@@ -13,8 +13,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from .fields import Settings, Tighter
 from .outcome import ConfigError, did_you_mean, nearest
-from .settings import AlertSettings, AppSettings, KeyMetric, ModelSettings, RiskSettings, Rule, Settings, Tighter
+from .settings import AlertSettings, AppSettings, KeyMetric, ModelSettings, RiskSettings, Rule
 from .yamlfile import Section, Source, leaves, merge, read_yaml, validate
 
 # %% ../../nbs/core/20_config.ipynb #4

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, RootModel, StringConstraints
 
+from .fields import Settings, Symbol
 from .outcome import ConfigError, UsageError, did_you_mean
-from .settings import Settings, Symbol
 from .yamlfile import Section, merge, read_yaml, validate
 
 # %% ../../nbs/core/14_instruments.ipynb #3
