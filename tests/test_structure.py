@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NBS, PACKAGE = ROOT / "nbs", ROOT / "gpt_trader"
 ROOMS = sorted(p.parent.name for p in PACKAGE.glob("*/__init__.py"))
-EXECUTABLE = ("procedures", "playbooks", "reports", "dashboards", "research")  # run as they are, never exported; setup.py ships them
+EXECUTABLE = ("procedures", "playbooks", "reports", "dashboards/pages", "research")  # run as they are, never exported; setup.py ships them
 CHAPTERS = ("alert_playbooks", "troubleshooting", "performance_tuning", "monitoring_setup", "emergency", "appendix")  # the runbook's
 MOST_CELLS, MOST_EXPORTED, MOST_IN_A_CELL, MOST_BYTES = 75, 400, 60, 200_000
 BY_HAND = ("__init__.py", "_modidx.py")
@@ -51,10 +51,16 @@ def default_exps(path: Path) -> list[str]:
     return re.findall(r"^#\|\s*default_exp\s+(\S+)", "\n".join(c["source"] for c in code(path)), re.M)
 
 
+def folder_of(notebook: Path) -> str:
+    """The folder of nbs/ that it belongs to: a room, or one whose notebooks are run as they are (which may stand in a room)."""
+    inside = notebook.relative_to(NBS)
+    return next((f for f in EXECUTABLE if inside.as_posix().startswith(f + "/")), inside.parts[0])
+
+
 def notebooks(*folders: str) -> list[Path]:
     """All notebooks of these folders of nbs/; of all folders when none is named."""
     found = sorted(n for n in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in n.parts)
-    return [n for n in found if not folders or n.relative_to(NBS).parts[0] in folders]
+    return [n for n in found if not folders or folder_of(n) in folders]
 
 
 def modules() -> list[Path]:
@@ -130,11 +136,11 @@ def test_a_module_builds_on_lower_numbers_of_its_room() -> None:
 
 
 def test_only_the_rooms_export() -> None:
-    strays = [n for n in notebooks() if n.relative_to(NBS).parts[0] not in ROOMS]
+    strays = [n for n in notebooks() if folder_of(n) not in ROOMS]
     allowed = {*EXECUTABLE, "index.ipynb"}
     none_of([f"{said(n)}: is not in a room, but exports" for n in strays if default_exps(n) or exported(n)]
             + [f"{said(n)}: belongs in one of {', '.join((*ROOMS, *EXECUTABLE))}" for n in strays
-               if n.relative_to(NBS).parts[0] not in allowed])
+               if folder_of(n) not in allowed])
 
 
 @pytest.fixture(scope="module")
