@@ -183,6 +183,15 @@ class _Reader:
         row = self.store.db.conn.execute("SELECT seq, hash FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
         return Head(*row) if row else Head(0, GENESIS)
 
+    def seq_at(self, moment: datetime) -> int:
+        """The number of the newest entry at or before the moment, found by halving, because entries never go back in time; 0: none."""
+        wanted, low, high = utc_text(moment), 0, self.head().seq
+        while low < high:
+            middle = (low + high + 1) // 2
+            at = self.store.db.conn.execute("SELECT at FROM journal WHERE seq = ?", [middle]).fetchone()[0]
+            low, high = (middle, high) if at <= wanted else (low, middle - 1)
+        return low
+
 # %% ../../nbs/core/32_journal.ipynb #16
 class _Auditor(_Reader):
     """The journal as it is checked."""
@@ -207,14 +216,20 @@ class _Auditor(_Reader):
     def as_of(
         self,
         moment: datetime | int,  # a moment or a seq, inclusive
+        into: Store | None = None,  # an empty in-memory store to fill; None: a new one
     ) -> Store:
         """An in-memory store with the journal and all tables as they were then. Close it when done."""
-        past = Store(":memory:", durable=False)
-        with past.transaction() as db:
-            column, bound = ("seq", moment) if isinstance(moment, int) else ("at", utc_text(moment))
-            rows = self.store.db.conn.execute(f"SELECT {_COLUMNS} FROM journal WHERE {column} <= ? ORDER BY seq", [bound])
-            db.conn.executemany(f"INSERT INTO journal ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
-            _build(past, self.projections, map(_entry, db.conn.execute(f"SELECT {_COLUMNS} FROM journal ORDER BY seq").fetchall()))
+        past = Store(":memory:", durable=False) if into is None else into
+        source = f"SELECT {_COLUMNS} FROM journal WHERE seq <= {moment if isinstance(moment, int) else self.seq_at(moment)} ORDER BY seq"
+        if self.store.path == ":memory:":
+            with past.transaction() as db:
+                db.conn.executemany(f"INSERT INTO journal ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", self.store.db.conn.execute(source))
+        else:  # the file's own entries, seen through a view that ends in time
+            past.attach(self.store.path, "live")
+            past.db.conn.execute(f"CREATE TEMP VIEW journal AS {source.replace('journal', 'live.journal', 1)}")
+        past.db.conn.execute("BEGIN")  # not IMMEDIATE, which would want to write the file as well
+        _build(past, self.projections, map(_entry, past.db.conn.execute(f"SELECT {_COLUMNS} FROM journal ORDER BY seq")))
+        past.db.conn.execute("COMMIT")
         return past
 
 # %% ../../nbs/core/32_journal.ipynb #18
@@ -291,7 +306,7 @@ def _build(store: Store, projections: Iterable[Projection], entries: Iterable[En
     with store.transaction() as db:
         for p in projections:
             for table in p.tables:
-                db.execute(f"DROP TABLE IF EXISTS [{table}]")
+                db.execute(f"DROP TABLE IF EXISTS main.[{table}]")
             for statement in filter(str.strip, p.ddl.split(";")):
                 db.execute(statement)
             db.execute("INSERT OR REPLACE INTO projections (name, version) VALUES (?, ?)", [p.name, p.version])

@@ -90,7 +90,7 @@ CHECKPOINT_PAGES = 4000  # 16 MB of log before it is folded into the file: a fol
 def _connect(path: str, durable: bool, readonly: bool) -> sqlite3.Connection:
     "A connection with our settings. Waits up to 30 s for another process's write."
     if path == ":memory:":
-        connection = sqlite3.connect(path, check_same_thread=False)
+        connection = sqlite3.connect(path, uri=True, check_same_thread=False)
     elif readonly:
         connection = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True, timeout=30, check_same_thread=False)
     else:
@@ -210,6 +210,11 @@ class Store(_File):
         with open(path, "rb") as f:
             os.fsync(f.fileno())
         fsync_folder(path.parent)
+
+    def attach(self, path: str | Path, name: str) -> None:
+        """See another database's tables as `name`.table, without the right to write them."""
+        with self._lock, _in_plain_words(str(path)):
+            self.db.conn.execute(f"ATTACH ? AS [{name}]", [f"{Path(path).resolve().as_uri()}?mode=ro"])
 
     def integrity_problems(self) -> list[str]:
         """What SQLite's own `PRAGMA integrity_check` finds; empty when the file is sound."""
