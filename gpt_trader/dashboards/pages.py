@@ -34,7 +34,7 @@ def _page(name: str, title: str, subtitle: str, *functions: str) -> Page:
 
 PAGES: dict[str, Page] = {page.name: page for page in (
     _page("operations", "Operations", "Is everything as it should be, and what needs somebody now?",
-          "standing", "key_metrics", "alerts", "services", "incidents"),
+          "standing", "alerts", "key_metrics", "services", "silences", "incidents", "acts"),
     _page("trading", "Trading", "What the desk holds, what it has earned, and what it is doing.",
           "equity", "positions", "orders", "fills"),
     _page("risk", "Risk", "What the book could lose, and how near each limit is.",
