@@ -6,8 +6,8 @@
 __all__ = ['Severity', 'Threshold', 'Duration', 'Weekday', 'Desk', 'Data', 'PaperSettings', 'BrokerSettings', 'Strategy',
            'Logging', 'Metrics', 'Backup', 'Approvals', 'Channel', 'Notify', 'Reports', 'AppSettings', 'WalkForward',
            'LightGBM', 'Label', 'Bands', 'Head', 'Drift', 'ModelSettings', 'Measures', 'Sizing', 'Limits',
-           'StressWindow', 'Shock', 'Stress', 'RiskSettings', 'SeverityLevel', 'KeyMetric', 'Rule', 'Contact',
-           'Rotation', 'OnCall', 'AlertSettings']
+           'StressWindow', 'Shock', 'Stress', 'Correlations', 'RiskSettings', 'SeverityLevel', 'KeyMetric', 'Rule',
+           'Contact', 'Rotation', 'OnCall', 'AlertSettings']
 
 # %% ../../nbs/core/08_settings.ipynb #2
 import re
@@ -354,6 +354,20 @@ class Stress(Settings):
     deviations: Positive
 
 # %% ../../nbs/core/08_settings.ipynb #15
+class Correlations(Settings):
+    """When holdings move together more than they used to: percentiles of the mean correlation among its own past windows."""
+
+    window: Annotated[int, Field(ge=20)]
+    alert: Annotated[float, Field(gt=0, lt=1), LOWER]
+    critical: Annotated[float, Field(gt=0, lt=1), LOWER]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Correlations":
+        if self.alert >= self.critical:
+            raise PydanticCustomError("correlations", "the alert percentile must lie below the critical one")
+        return self
+
+
 class RiskSettings(Settings):
     """risk.yaml."""
 
@@ -361,6 +375,7 @@ class RiskSettings(Settings):
     sizing: Sizing
     limits: Limits
     stress: Stress
+    correlations: Correlations
     critical_multiple: Annotated[float, Field(gt=1), LOWER]
 
 # %% ../../nbs/core/08_settings.ipynb #17
