@@ -80,7 +80,7 @@ class PastStore(Store):
 class PastJournal(Journal):
     """The journal as it was."""
 
-    def append(self, kind: str, *args: object, **more: object) -> Entry:  # type: ignore[override]
+    def append(self, kind: str, *args: object, **more: object) -> Entry:
         """PastError, always."""
         raise PastError(f"{kind!r} was to be journalled", self.clock.now())
 

@@ -97,7 +97,9 @@ def read_manifest(
     ws: Workspace,
     dataset: str | None = None,
 ) -> dict[str, dict[str, Any]]:  # symbol -> file, sha256, rows, first, last, source, ingested_at …; empty when there is no dataset
-    """What the dataset holds. StorageError when the manifest is damaged or was written by a newer version."""
+    """What the dataset holds; in a workspace of the past, what it held then.
+
+    StorageError when the manifest is damaged or was written by a newer version."""
     path = dataset_folder(ws, dataset) / "manifest.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -109,9 +111,39 @@ def read_manifest(
     if written > _FORMAT:
         raise StorageError(f"The dataset was written by a newer version (format {written}, this one knows {_FORMAT})", where=str(path),
                            mend="Upgrade gpt_trader")
-    return symbols
+    return symbols if ws.moment is None else _known_then(ws, path.parent, symbols)
 
 # %% ../../nbs/dataflow/10_datasets.ipynb #14
+def _known_then(ws: Workspace, folder: Path, symbols: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    "The manifest as it was at the moment of a workspace of the past; a symbol that came later is not in it."
+    assert ws.moment is not None
+    then, found = utc_text(ws.moment), {}
+    over = ws.calendar.session_of(ws.moment)
+    over = over if ws.calendar.open_close(over)[1] <= ws.moment else ws.calendar.previous_session(over)
+    for symbol, entry in symbols.items():
+        was = [v for v in (*entry.get("earlier", []), entry) if v["ingested_at"] <= then]
+        if was and entry["first"] <= over.isoformat():
+            file = f"bars/{symbol}.{was[-1]['sha256'][:12]}.parquet"
+            kept = {"file": file, "sha256": was[-1]["sha256"]} if file in entry.get("superseded", []) else {}
+            last = min(was[-1].get("last", entry["last"]), over.isoformat())
+            found[symbol] = {**entry, **{k: was[-1][k] for k in ("source", "ingested_at")}, **kept, "last": last,
+                             "earlier": was[:-1], "superseded": []}
+            found[symbol]["rows"] = _rows_until(folder / found[symbol]["file"], last, entry["rows"])
+    return found
+
+
+def _rows_until(path: Path, last: str, otherwise: int) -> int:
+    "How many rows of a Parquet file are of sessions up to `last`; `otherwise` where it cannot be read."
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        sessions = pq.read_table(path, columns=["session"])["session"].to_pandas(date_as_object=False)
+    except (pa.ArrowException, OSError):
+        return otherwise
+    return int((sessions <= pd.Timestamp(last)).sum())
+
+# %% ../../nbs/dataflow/10_datasets.ipynb #16
 def commit_bars(
     ws: Workspace,  # hold `ws.lock("data")` around this and the reading that it is based on
     bars: Mapping[str, pd.DataFrame],  # symbol -> all its rows
@@ -143,7 +175,7 @@ def commit_bars(
         write_atomically(folder / "manifest.json", text.encode())
     return manifest
 
-# %% ../../nbs/dataflow/10_datasets.ipynb #15
+# %% ../../nbs/dataflow/10_datasets.ipynb #17
 def _intact(folder: Path, entry: Mapping[str, Any]) -> bool:
     "Whether the file is there and is the one that the manifest means."
     path = folder / entry["file"]
@@ -152,7 +184,7 @@ def _intact(folder: Path, entry: Mapping[str, Any]) -> bool:
 
 def _past(old: Mapping[str, Any], kept: bool) -> dict[str, Any]:
     "What a manifest entry says of its predecessors: where earlier rows came from, and the files that hold superseded ones."
-    was = [{k: old[k] for k in ("source", "ingested_at", "sha256")}] if old else []
+    was = [{k: old[k] for k in ("source", "ingested_at", "sha256", "last")}] if old else []
     return {"earlier": [*old.get("earlier", []), *was],
             "superseded": [*old.get("superseded", []), *([old["file"]] if old and kept else [])]}
 
@@ -164,7 +196,7 @@ def _sweep(folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
         if f"bars/{path.name}" not in used:
             path.unlink(missing_ok=True)
 
-# %% ../../nbs/dataflow/10_datasets.ipynb #17
+# %% ../../nbs/dataflow/10_datasets.ipynb #19
 def _read_symbol(folder: Path, symbol: str, entry: Mapping[str, Any]) -> pd.DataFrame:
     path = folder / entry["file"]
     mend = "Restore it from a backup, or ingest the symbol's whole history again"
@@ -196,6 +228,8 @@ def load_bars(
         raise UsageError(f"There is no data for {', '.join(unknown)}", mend=did_you_mean(unknown[0], manifest))
     folder = dataset_folder(ws, dataset)
     bars = as_bars(pd.concat([_read_symbol(folder, s, manifest[s]) for s in wanted], ignore_index=True)) if wanted else _no_bars()
+    if ws.moment is not None and wanted:
+        bars = bars[bars.session <= pd.to_datetime(bars.symbol.map({s: manifest[s]["last"] for s in wanted}))]
     inside = bars.session.between(pd.Timestamp(start) if start else pd.Timestamp.min, pd.Timestamp(end) if end else pd.Timestamp.max)
     return bars[inside].reset_index(drop=True)
 
@@ -213,7 +247,7 @@ def damaged_symbols(
     for symbol, entry in read_manifest(ws, dataset).items():
         try:
             bars = as_bars(_read_symbol(dataset_folder(ws, dataset), symbol, entry))
-            if len(bars) != entry["rows"] or content_hash(bars) != entry["content_sha256"]:
+            if ws.moment is None and (len(bars) != entry["rows"] or content_hash(bars) != entry["content_sha256"]):
                 problems[symbol] = "its rows differ from what the manifest records"
         except (StorageError, DataError) as e:
             problems[symbol] = str(e)
@@ -224,7 +258,7 @@ def verify_dataset(ws: Workspace, dataset: str | None = None) -> list[str]:
     """One sentence for each damaged file; none when all is well."""
     return [f"{symbol}: {problem}" for symbol, problem in damaged_symbols(ws, dataset).items()]
 
-# %% ../../nbs/dataflow/10_datasets.ipynb #22
+# %% ../../nbs/dataflow/10_datasets.ipynb #26
 def adjusted(
     bars: pd.DataFrame,  # raw bars
 ) -> pd.DataFrame:  # same rows and columns, in the order of `as_bars`; adjusting twice changes nothing
@@ -239,7 +273,7 @@ def adjusted(
     out["close"], out["volume"] = out.adj_close, (out.volume * shares).round().astype("int64")
     return out
 
-# %% ../../nbs/dataflow/10_datasets.ipynb #24
+# %% ../../nbs/dataflow/10_datasets.ipynb #28
 def _half_digit(values: np.ndarray) -> np.ndarray:
     "Half a unit in the last digit that the source printed for each value (USD), at least the noise of the arithmetic."
     printed = [Decimal(repr(float(v))).as_tuple() for v in values]
@@ -259,7 +293,7 @@ def _growth_bounds(close: np.ndarray, adj: np.ndarray) -> tuple[np.ndarray, np.n
     raw = close[:-1] / close[1:]
     return least[1:] / (adj + half)[:-1] * raw, (adj + half)[1:] / least[:-1] * raw
 
-# %% ../../nbs/dataflow/10_datasets.ipynb #26
+# %% ../../nbs/dataflow/10_datasets.ipynb #30
 _FORWARD = (5 / 4, 4 / 3, 3 / 2, 2.0, 5 / 2, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0, 25.0, 30.0, 50.0)
 SPLIT_RATIOS = (*_FORWARD, *(1 / n for n in (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100)))
 Convention = Literal["ex_close", "previous_close"]
@@ -290,7 +324,7 @@ def _explain(low: float, high: float, before: float, after: float, convention: C
             found.append({"kind": "dividend", "amount": amount, "uncertainty": max(most - amount, amount - least)})
     return found or [{"kind": "unexplained", "ratio": middle}]
 
-# %% ../../nbs/dataflow/10_datasets.ipynb #27
+# %% ../../nbs/dataflow/10_datasets.ipynb #31
 def adjustments(
     bars: pd.DataFrame,  # raw bars
     convention: Convention = "ex_close",  # how the source takes dividends out: 'ex_close' (CRSP, Quandl) or 'previous_close' (Yahoo)
