@@ -234,7 +234,7 @@ class Health:
         summary = f"{counted} checks, all well" if not wrong else f"{len(wrong)} of {counted} checks need a look: {'; '.join(wrong)}"
         shown = ("now", "unit", "band", "n", "low", "high")
         figures = {"full": self.full, "metrics": {r["key"]: {k: r[k] for k in shown} for r in self.metrics},
-                   "checks": {c.name: {"status": c.status and str(c.status), **c.figures} for c in self.checks}}
+                   "checks": {c.name: {"status": c.status and str(c.status), "answer": c.answer, **c.figures} for c in self.checks}}
         advice = dict.fromkeys(p for c in self.checks if c.status not in (None, Status.OK) for p in c.recommended)
         return Outcome(self.status, summary, figures, tuple(advice))
 
