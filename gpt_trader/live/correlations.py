@@ -9,7 +9,7 @@ __all__ = ['holdings_correlations', 'correlation_chart']
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..core.outcome import DataError
+from ..core.outcome import DataError, UsageError
 from .market import Market
 from .riskview import mark_session
 from ..risk.correlation import CorrelationView, correlation_view
@@ -24,10 +24,16 @@ def holdings_correlations(
     ws: "Workspace",
     symbols: Sequence[str] = (),  # looked at in equal parts; empty: the positions held, as they are
     window: int | None = None,  # sessions; None: risk.yaml's
-) -> CorrelationView:
-    """Correlations of the positions, or of `symbols`. UsageError for a symbol that the desk does not know, DataError for fewer than two."""
+) -> CorrelationView | None:
+    """Correlations of the positions, or of `symbols`; None while the book holds fewer than two. UsageError for a symbol that the desk does
+    not know, or only one named.
+    """
     wanted = [ws.instruments.get(s).symbol for s in symbols]
+    if len(set(wanted)) == 1:
+        raise UsageError("correlations need two symbols", mend="name another one")
     held = [s for s, q in book(ws).positions.items() if q]
+    if not wanted and len(held) < 2:
+        return None
     market = Market.load(ws, sorted({*ws.config.app.desk.universe, *held, *wanted}))
     session = mark_session(ws, market)
     values = {s: 1.0 for s in wanted}
