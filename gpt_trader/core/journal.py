@@ -352,8 +352,8 @@ def _verify(store: Store, anchors: Iterable[tuple[Head, str]]) -> Verification:
 
 
 def _system_user() -> str:
-    "The operating system's name for whoever runs this; the number where it has no name."
+    "Who a page says is acting ($GPT_TRADER_ACTOR), else the operating system's name for whoever runs this, or its number."
     try:
-        return getpass.getuser()
+        return os.environ.get("GPT_TRADER_ACTOR") or getpass.getuser()
     except (KeyError, OSError):
         return f"uid:{os.getuid()}"
