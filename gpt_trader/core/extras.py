@@ -23,6 +23,7 @@ PURPOSES = {
     "keyring": "secrets in the system's keyring",
     "lab": "JupyterLab on the workspace and the research notebooks",
     "notify": "sending notifications by e-mail, chat and telephone",
+    "portfolio": "optimised portfolios",
     "telemetry": "Prometheus metrics and OpenTelemetry traces",
 }
 BASE = ""  # the name of what is always installed
