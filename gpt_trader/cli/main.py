@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALIASES', 'procedure_command', 'run', 'Commands', 'cli', 'list_', 'show', 'run_', 'init', 'config', 'config_show',
-           'journal', 'journal_verify', 'metrics', 'ingest', 'backup', 'replay', 'demo', 'run_cli', 'main']
+           'journal', 'journal_verify', 'metrics', 'ingest', 'backup', 'replay', 'demo', 'lab', 'run_cli', 'main']
 
 # %% ../../nbs/cli/30_main.ipynb #3
 import json
@@ -383,6 +383,18 @@ def demo(ctx: click.Context, workspace: str | None) -> int:
     from gpt_trader.cli.demo import run_demo
 
     return int(run_demo(workspace or ctx.obj) or 0)
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=8888, show_default=True, help="The next free one is taken if it is in use.")
+@click.option("--browser/--no-browser", default=True, help="Whether to open the browser.")
+@_in_workspace
+@click.pass_context
+def lab(ctx: click.Context, port: int, browser: bool, workspace: str | None) -> None:
+    """Open the workspace in JupyterLab, with the research notebooks."""
+    from gpt_trader.cli.lab import open_lab
+
+    open_lab(workspace or ctx.obj, port=port, browser=browser)
 
 # %% ../../nbs/cli/30_main.ipynb #21
 def run_cli(argv: Sequence[str] | None = None) -> int:
