@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Severity', 'Threshold', 'Duration', 'Weekday', 'Desk', 'Data', 'PaperSettings', 'BrokerSettings', 'Strategy',
-           'Logging', 'Metrics', 'Backup', 'Approvals', 'Channel', 'Notify', 'Reports', 'AppSettings', 'WalkForward',
-           'LightGBM', 'Label', 'Bands', 'Head', 'Drift', 'ModelSettings', 'Measures', 'Sizing', 'Limits',
-           'StressWindow', 'Shock', 'Stress', 'Correlations', 'RiskSettings', 'SeverityLevel', 'KeyMetric', 'Rule',
-           'Contact', 'Rotation', 'OnCall', 'AlertSettings']
+           'Logging', 'Metrics', 'DashboardSettings', 'Backup', 'Approvals', 'Channel', 'Notify', 'Reports',
+           'AppSettings', 'WalkForward', 'LightGBM', 'Label', 'Bands', 'Head', 'Drift', 'ModelSettings', 'Measures',
+           'Sizing', 'Limits', 'StressWindow', 'Shock', 'Stress', 'Correlations', 'RiskSettings', 'SeverityLevel',
+           'KeyMetric', 'Rule', 'Contact', 'Rotation', 'OnCall', 'AlertSettings']
 
 # %% ../../nbs/core/08_settings.ipynb #2
 import re
@@ -135,6 +135,14 @@ class Metrics(Settings):
     token: Secret | None
 
 
+class DashboardSettings(Settings):
+    """Who may see the dashboards, which listen on the loopback address alone; names are those that the journal knows people by."""
+
+    port: Annotated[int, Field(ge=0, le=65535)]
+    tokens: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,60}$")], Secret]
+    pages: Count
+
+
 class Backup(Settings):
     """How many backups are kept of each age, and where copies of them go."""
 
@@ -188,6 +196,7 @@ class AppSettings(Settings):
     strategy: Strategy
     logging: Logging
     metrics: Metrics
+    dashboard: DashboardSettings
     backup: Backup
     approvals: Approvals
     reports: Reports
