@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
+from .new import new
 from .output import columns, outcome_lines, pairs, show_error, show_run
 from ..core.outcome import GptTraderError, UsageError, did_you_mean
 from ..runbook.catalogue import Entry, catalogue, find
@@ -397,6 +398,9 @@ def lab(ctx: click.Context, port: int, browser: bool, workspace: str | None) -> 
     open_lab(workspace or ctx.obj, port=port, browser=browser)
 
 # %% ../../nbs/cli/30_main.ipynb #21
+cli.add_command(new)
+
+# %% ../../nbs/cli/30_main.ipynb #23
 def run_cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Never raises, never shows a traceback unless GPT_TRADER_DEBUG is set."""
     try:
