@@ -139,11 +139,12 @@ def _after_session(ws: "Workspace", day: date) -> None:
 def _replay(ws: "Workspace", teller: _Teller) -> "ReplayReport":
     "The last sessions, through feed, prediction, sizing, limits, journal and broker."
     from gpt_trader.live.replay import replay
-    from gpt_trader.trading.permit import check, grant
+    from gpt_trader.trading.halt import resume
+    from gpt_trader.trading.permit import check
 
     never_traded = ws.journal.last("session.planned") is None
     if never_traded and not check(ws.state_dir):
-        grant(ws.state_dir, actor=ws.journal.actor, reason="the demo's replay on the paper broker", at=ws.clock.now())
+        resume(ws, reason="the demo's replay on the paper broker", execute=True)
     with teller.step("Replay") as said:
         report = replay(ws, after_session=lambda day: _after_session(ws, day))
         said += [f"{report.sessions} sessions, {report.first} to {report.last}, on a simulated clock and the paper broker"

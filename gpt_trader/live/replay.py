@@ -22,6 +22,7 @@ from .session import session_moments, session_rows
 from .strategy import Momentum, Strategy
 from ..risk.measures import max_drawdown
 from ..trading.execution import TradingHalted
+from ..trading.halt import note_permit
 from ..trading.paper import PaperBroker
 from ..trading.permit import check
 
@@ -107,6 +108,7 @@ def replay(
         newest = max(closed, default="")
         todo = [day for day in days if day.isoformat() > newest]
         if todo:
+            note_permit(ws)
             allowed = check(ws.state_dir)
             if not allowed:
                 raise TradingHalted(f"nothing was replayed: {allowed.message}", mend="grant the trading permit when it is safe to trade")

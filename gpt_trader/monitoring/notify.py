@@ -66,6 +66,7 @@ def outbox_file(ws: "Workspace") -> Path:
 
 def _to_outbox(ws: "Workspace", record: dict[str, Any]) -> None:
     "Append one line, durably."
+    ws.require_present("a message was to be sent")
     path = outbox_file(ws)
     with disk_errors("write to the outbox", path), ws.lock("outbox", timeout=10):
         path.parent.mkdir(exist_ok=True)
@@ -87,7 +88,7 @@ def outbox(ws: "Workspace") -> list[dict[str, Any]]:
         except ValueError:  # the line that a crash cut off
             continue
         found[record["id"]] = {"results": None, **found.get(record["id"], {}), **record}
-    return list(found.values())
+    return [r for r in found.values() if ws.moment is None or r["at"] <= utc_text(ws.moment)]
 
 # %% ../../nbs/monitoring/20_notify.ipynb #9
 DELIVERED, FAILED, NO_CHANNEL = "delivered", "failed", "no channel configured"

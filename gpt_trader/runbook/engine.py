@@ -282,6 +282,7 @@ def run_procedure(
 
     Raises UsageError for an unknown name or wrong parameters (before anything runs), StorageError when the journal or the reports
     cannot be written (then nothing is left in `reports/`). A notebook that fails does not raise: its outcome is unknown."""
+    ws.require_present("a procedure was to be run")
     entry = find(name, ws.root)
     declared = entry.declaration
     home = {"workspace": str(ws.root)} if declared.parameter("workspace") else {}
