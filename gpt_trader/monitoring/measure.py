@@ -140,12 +140,13 @@ def measure(
 ) -> list[Reading]:
     """Measure the key metrics and record what was measured: unknown ones without a value, those that are not there yet not at all.
 
-    In a workspace of the past nothing can be measured: what had been recorded then is given."""
-    if ws.moment is not None:
-        return recorded(ws)
+    In a workspace of the past nothing is recorded, and what cannot be recomputed is given as it had been recorded last."""
     heads = [m.labels.get("head") for m in ws.config.alerts.key_metrics.values() if m.metric == "model_accuracy"]
     wanted = [h for h in heads if h] or [next(iter(ws.config.models.heads))]
-    found = [*host(seconds), error_rate(ws), *(model_accuracy(ws, head) for head in wanted)]
+    found = [error_rate(ws), *(model_accuracy(ws, head) for head in wanted)]
+    if ws.moment is not None:
+        return [*(r for r in recorded(ws) if r.metric not in {m.metric for m in found}), *found]
+    found = [*host(seconds), *found]
     if full:
         found += prediction_speed(ws, wanted[0], seconds)
     record_metrics(ws, [Metric(r.metric, r.value, r.labels, n=r.n, low=r.low, high=r.high) for r in found if not r.not_yet])
