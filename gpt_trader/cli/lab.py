@@ -136,12 +136,13 @@ def open_lab(named: str | Path | None = None, *, port: int = 8888, browser: bool
     os.execve(argv[0], argv, environment)
 
 # %% ../../nbs/cli/60_lab.ipynb #14
-def new_notebook(root: Path, kind: str, name: str) -> str:
-    """Make the notebook in the workspace at `root`; its path relative to that. UsageError for a wrong kind or name, StorageError."""
-    from gpt_trader.cli.new import make_new
+def new_notebook(root: Path, kind: str, name: str) -> dict[str, str | None]:
+    """Make the notebook in the workspace at `root`; its path relative to that, and a note. UsageError for a wrong kind or name."""
+    from gpt_trader.cli.main import cli
+    from gpt_trader.runbook.scaffold import make_new
 
-    with Workspace.open(root) as ws:
-        return make_new(ws, kind, name).relative_to(ws.root).as_posix()
+    made = make_new(kind, name, workspace=root, reserved=cli.commands)
+    return {"path": made.path.relative_to(root.resolve()).as_posix(), "note": made.note}
 
 
 def _handlers(root: Path) -> list[tuple[str, type]]:
@@ -162,7 +163,7 @@ def _handlers(root: Path) -> list[tuple[str, type]]:
                 self.set_status(400)
                 self.finish({"message": str(e)})
             else:
-                self.finish({"path": made})
+                self.finish(made)
 
     return [("/gpt-trader/new", NewNotebook)]
 

@@ -1,4 +1,4 @@
-/* Launcher cards for gpt_trader: a new procedure, feature or report.
+/* Launcher cards for gpt_trader: a new procedure, feature, report or playbook.
  *
  * JupyterLab loads a prebuilt extension as a module-federation container: an object with init(shared scope) and get(module). This one is
  * small enough to be read, so it is written by hand and needs no build. A card asks for a name, and the server makes the notebook by the
@@ -31,6 +31,10 @@
     report: {
       label: "New report", example: "weekly_review", svg: icon('<path d="M4 20V4h16v16zM8 16v-3M12 16V8M16 16v-5"/>'),
       caption: "Figures and plots over a period, filed under reports/"
+    },
+    playbook: {
+      label: "New playbook", example: "stale_data", svg: icon('<path d="M6 4v4M6 8h6v4M12 12h6v4M4 4h4M18 16v4M16 20h4"/>'),
+      caption: "From an alert to a diagnosis to a decision, by procedures that it runs"
     }
   };
 
@@ -39,7 +43,7 @@
       shared("@jupyterlab/launcher"), shared("@jupyterlab/apputils"), shared("@jupyterlab/services"), shared("@jupyterlab/coreutils"),
       shared("@jupyterlab/ui-components")
     ]);
-    const { ICommandPalette, InputDialog, showErrorMessage } = apputils;
+    const { ICommandPalette, InputDialog, Notification, showErrorMessage } = apputils;
     for (const [kind, k] of Object.entries(KINDS)) k.icon = new LabIcon({ name: `gpt-trader:${kind}`, svgstr: k.svg });
 
     /* Ask the server for the notebook; its path, or an Error with the server's sentence. */
@@ -49,7 +53,7 @@
         URLExt.join(settings.baseUrl, "gpt-trader", "new"), { method: "POST", body: JSON.stringify({ kind, name }) }, settings);
       const told = await answer.json().catch(() => ({}));
       if (!answer.ok) throw new Error(told.message || `the server answered with ${answer.status}`);
-      return told.path;
+      return told;
     };
 
     const activate = (app, launcher, palette) => {
@@ -66,7 +70,9 @@
                                                     placeholder: KINDS[kind].example, okLabel: "Make it" });
           if (!asked.button.accept || !(asked.value || "").trim()) return;
           try {
-            await app.commands.execute("docmanager:open", { path: await make(kind, asked.value.trim()), factory: "Notebook" });
+            const made = await make(kind, asked.value.trim());
+            if (made.note) Notification.info(made.note);
+            await app.commands.execute("docmanager:open", { path: made.path, factory: "Notebook" });
           } catch (error) {
             await showErrorMessage(KINDS[kind].label, String(error.message || error));
           }
@@ -80,7 +86,7 @@
 
     return {
       __esModule: true,
-      default: { id: "gpt-trader:launcher", description: "Launcher cards for a new procedure, feature and report", autoStart: true,
+      default: { id: "gpt-trader:launcher", description: "Launcher cards for a new procedure, feature, report and playbook", autoStart: true,
                  optional: [ILauncher, ICommandPalette], activate }
     };
   };
