@@ -75,6 +75,7 @@ setup(
     entry_points={
         "console_scripts": words("console_scripts"),
         "gpt_trader.projections": [f"{name} = {target}" for name, target in PROJECTIONS.items()],
+        "jupyter_client.kernel_provisioners": ["gpt-trader-fork-provisioner = gpt_trader.runbook.provisioner:ForkProvisioner"],
         "nbdev": [f"{SETTINGS['lib_name']}={SETTINGS['lib_name']}._modidx:d"],
     },
     cmdclass={"build_py": BuildWithNotebooks},
