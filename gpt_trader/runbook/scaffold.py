@@ -7,6 +7,7 @@ __all__ = ['TEMPLATES', 'ACTING', 'CHAPTERS', 'Template', 'checked_name', 'check
            'filled', 'make_new']
 
 # %% ../../nbs/runbook/70_scaffold.ipynb #2
+import difflib
 import json
 import keyword
 import os
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from ..core.outcome import UsageError, did_you_mean, nearest
+from ..core.outcome import UsageError, did_you_mean
 from ..core.workspace import disk_errors, find_workspace
 from .catalogue import catalogue, notebooks_folder
 
@@ -92,7 +93,7 @@ def _similar(template: Template, name: str, workspace: Path | None) -> str | Non
         home = f"; to change that one for this workspace alone, copy it to {workspace / 'procedures'}" if workspace else ""
         mend = "Choose another name" + (home if template.kind != "feature" else "")
         raise UsageError(f"there is {name} already", where=known[name], mend=mend)
-    close = nearest(name, known)
+    close = next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), None)
     return f"there is {close} already ({known[close]}): is it what you need?" if close else None
 
 # %% ../../nbs/runbook/70_scaffold.ipynb #11
