@@ -3,7 +3,7 @@ import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
@@ -23,6 +23,7 @@ PROJECTIONS = {
     "orders": "gpt_trader.trading.orders:PROJECTION",
     "sessions": "gpt_trader.live.session:PROJECTION",
     "alerts": "gpt_trader.monitoring.alerts:PROJECTION",
+    "silences": "gpt_trader.monitoring.silences:PROJECTION",
     "backups": "gpt_trader.ops.backup:PROJECTION",
     "incidents": "gpt_trader.runbook.incident:PROJECTION",
     "procedures": "gpt_trader.runbook.procedure:PROJECTION",
@@ -42,6 +43,23 @@ class BuildWithNotebooks(build_py):
                 target = Path(self.build_lib) / "gpt_trader" / "_notebooks" / notebook.relative_to(HERE / "nbs")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(notebook, target)
+
+CLASSIFIERS = [
+    "Development Status :: 3 - Alpha",
+    "Environment :: Console",
+    "Environment :: Web Environment",
+    "Framework :: Jupyter",
+    f"Intended Audience :: {SETTINGS['audience']}",
+    f"Natural Language :: {SETTINGS['language']}",
+    "Operating System :: POSIX",
+    "Programming Language :: Python :: 3 :: Only",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Topic :: Office/Business :: Financial :: Investment",
+    "Topic :: System :: Monitoring",
+    "Typing :: Typed",
+]
 
 
 def words(key: str) -> list[str]:
@@ -63,11 +81,15 @@ setup(
     long_description_content_type="text/markdown",
     author=SETTINGS["author"],
     author_email=SETTINGS["author_email"],
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
     url=SETTINGS["git_url"],
+    project_urls={"Documentation": SETTINGS["doc_host"] + SETTINGS["doc_baseurl"], "Source": SETTINGS["git_url"],
+                  "Issues": SETTINGS["git_url"] + "/issues", "Changelog": SETTINGS["git_url"] + "/blob/main/CHANGELOG.md"},
     keywords=words("keywords"),
+    classifiers=CLASSIFIERS,
     python_requires=">=" + SETTINGS["min_python"],
-    packages=find_packages(include=["gpt_trader", "gpt_trader.*"]),
+    packages=find_namespace_packages(include=["gpt_trader", "gpt_trader.*"], exclude=["*.__pycache__", "*.__pycache__.*"]),
     include_package_data=True,
     package_data={"gpt_trader": ["_data/**/*", "_notebooks/**/*", "py.typed"]},
     install_requires=words("requirements"),
