@@ -124,7 +124,9 @@ def table_html(table: Table) -> str:
     more = ""
     if n > limit:
         more = f'<details data-key="{escape(table.id)}-more"><summary>{n - limit:,} more</summary>{block(limit, n, "")}</details>'
-    return f'<div class="gt-table"{named}>{block(0, min(n, limit), caption)}{more}</div>'
+    label = escape(f"Find in {table.caption or table.id or 'the table'}".replace("_", " "))
+    search = f'<input type="search" class="gt-search" data-key="search" placeholder="{label}" aria-label="{label}">' if table.search else ""
+    return f'<div class="gt-table"{named}>{search}{block(0, min(n, limit), caption)}{more}</div>'
 
 # %% ../../nbs/dashboards/07_draw.ipynb #12
 def tile_html(tile: Tile) -> str:

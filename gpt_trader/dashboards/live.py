@@ -83,7 +83,8 @@ def perform(
             ws.journal.actor = person
             done = call(ws, **given)
     except GptTraderError as error:
-        return {"ok": False, "text": redact(str(error)), "status": "critical"}
+        fields = {str(k): redact(str(v)) for k, v in (getattr(error, "fields", None) or {}).items()}  # what is wrong with which field
+        return {"ok": False, "text": redact(str(error)), "status": "critical", **({"fields": fields} if fields else {})}
     except Exception as error:  # the page goes on, and says what happened
         return {"ok": False, "text": redact(f"{type(error).__name__}: {error}"), "status": "critical"}
     if planning:

@@ -88,6 +88,7 @@ class Table:
     empty: str = "Nothing here."  # what is said when there is no row
     id: str = ""
     limit: int | None = None  # rows that are shown at once; the others are folded away
+    search: bool = False  # whether a page shows a field that leaves only the rows with what is typed
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(self.columns))

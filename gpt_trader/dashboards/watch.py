@@ -33,7 +33,8 @@ def _stamp(path: Path) -> int:
 def state_token(ws: Workspace) -> tuple[Any, ...]:
     """Equal as long as nothing was written to the workspace by another connection; compare tokens of one process only."""
     versions = tuple(store.rows("PRAGMA data_version")[0]["data_version"] for store in (ws.store, ws.telemetry))
-    files = (ws.clock_file, ws.state_dir / "trading.permit", ws.reports_dir / "index.html", *sorted(ws.config_dir.glob("*.yaml")))
+    files = (ws.clock_file, ws.state_dir / "trading.permit", ws.reports_dir / "index.html", ws.cache_dir / "jobs",
+             *sorted(ws.config_dir.glob("*.yaml")))
     return (*versions, *map(_stamp, files))
 
 

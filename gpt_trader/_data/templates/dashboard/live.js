@@ -89,6 +89,17 @@ function enable(root, live) {
   }
 }
 
+// ---------------------------------------------------------------- finding rows
+function find(box) {
+  const words = box.value.trim().toLowerCase().split(/\s+/).filter(Boolean), table = box.closest(".gt-table");
+  for (const row of table.querySelectorAll("tbody tr")) {
+    const text = row.textContent.toLowerCase();
+    row.hidden = !words.every(w => text.includes(w));
+  }
+  const more = table.querySelector(":scope > details");
+  if (more && words.length) more.open = true;
+}
+
 function put(root, panel) {
   const box = document.createElement("template");
   box.innerHTML = panel.html;
@@ -96,7 +107,9 @@ function put(root, panel) {
   enable(fresh, true);
   if (!old) return void root.append(fresh);
   const focus = document.activeElement, held = old.contains(focus) ? focus.closest("[data-action]")?.dataset.action : null;
+  const looked = [...old.querySelectorAll(".gt-search")].map(e => e.value);
   morph(old, fresh);
+  old.querySelectorAll(".gt-search").forEach((e, i) => { if (looked[i]) { e.value = looked[i]; find(e); } });
   if (held && document.activeElement !== focus) old.querySelector(`[data-action="${CSS.escape(held)}"]`)?.focus();
 }
 
@@ -121,8 +134,21 @@ function input(field, n) {
   const label = make("label", { htmlFor: id, textContent: field.label + (field.required ? " (needed)" : "") });
   const help = field.help || (field.kind === "list" ? "Several, with commas between them" : field.kind === "time" ? "UTC" : "");
   const row = make("div", { className: `gt-field gt-field-${field.kind}` }, label, entry);
-  if (help) { row.append(make("small", { id: `${id}-help`, textContent: help })); entry.setAttribute("aria-describedby", `${id}-help`); }
+  const wrong = make("small", { id: `${id}-wrong`, className: "gt-wrong" });
+  wrong.dataset.fieldError = field.name;
+  if (help) row.append(make("small", { id: `${id}-help`, textContent: help }));
+  row.append(wrong);
+  entry.setAttribute("aria-describedby", help ? `${id}-help ${id}-wrong` : `${id}-wrong`);
   return row;
+}
+
+function mark(dialog, wrong = {}) {
+  for (const entry of dialog.querySelectorAll("[data-field]")) {
+    const said = wrong[entry.dataset.field] || "";
+    dialog.querySelector(`[data-field-error="${CSS.escape(entry.dataset.field)}"]`).textContent = said;
+    if (said) entry.setAttribute("aria-invalid", "true"); else entry.removeAttribute("aria-invalid");
+  }
+  dialog.querySelector("[aria-invalid]")?.focus();
 }
 
 function values(dialog) {
@@ -157,7 +183,9 @@ async function act(call, panel, action, button) {
     const reply = await call({ type: planned ? "do" : "plan", ...asked }, text => { result.textContent = text; });
     confirm.disabled = false;
     result.className = `gt-result gt-is-${reply.status || (reply.ok ? "ok" : "critical")}`;
-    result.textContent = reply.text || "";
+    mark(dialog, reply.fields);
+    const known = Object.keys(reply.fields || {}), unseen = known.filter(k => !dialog.querySelector(`[data-field="${CSS.escape(k)}"]`));
+    result.textContent = known.length && !unseen.length ? "Look at the marked fields." : reply.text || "";
     if (!reply.ok) return;
     if (!planned) {
       planned = true;
@@ -167,7 +195,7 @@ async function act(call, panel, action, button) {
     }
     confirm.remove();
     cancel.textContent = "Close";
-    if (reply.href) result.append(" ", make("a", { href: reply.href, textContent: reply.link || "Open" }));
+    if (reply.href) result.append(" ", make("a", { href: reply.href, textContent: reply.link || "Open", target: "_blank", rel: "noopener" }));
     cancel.focus();
   };
   document.body.append(dialog);
@@ -213,7 +241,9 @@ function render({ model, el }) {
   };
   const onLost = () => enable(root, false), onBack = () => enable(root, true), onTheme = () => draw(true);
   model.on("msg:custom", onMessage);
+  const onInput = event => { if (event.target.matches?.(".gt-search")) find(event.target); };
   root.addEventListener("click", onClick);
+  root.addEventListener("input", onInput);
   document.addEventListener("gt-lost", onLost);
   document.addEventListener("gt-back", onBack);
   document.addEventListener("gt-theme", onTheme);
@@ -222,6 +252,7 @@ function render({ model, el }) {
   return () => {
     model.off("msg:custom", onMessage);
     root.removeEventListener("click", onClick);
+    root.removeEventListener("input", onInput);
     for (const [name, f] of [["gt-lost", onLost], ["gt-back", onBack], ["gt-theme", onTheme]]) document.removeEventListener(name, f);
   };
 }
