@@ -44,6 +44,7 @@ class BuildWithNotebooks(build_py):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(notebook, target)
 
+
 CLASSIFIERS = [
     "Development Status :: 3 - Alpha",
     "Environment :: Console",
@@ -54,8 +55,6 @@ CLASSIFIERS = [
     "Operating System :: POSIX",
     "Programming Language :: Python :: 3 :: Only",
     "Programming Language :: Python :: 3.11",
-    "Programming Language :: Python :: 3.12",
-    "Programming Language :: Python :: 3.13",
     "Topic :: Office/Business :: Financial :: Investment",
     "Topic :: System :: Monitoring",
     "Typing :: Typed",
@@ -97,6 +96,7 @@ setup(
     entry_points={
         "console_scripts": words("console_scripts"),
         "gpt_trader.projections": [f"{name} = {target}" for name, target in PROJECTIONS.items()],
+        "papermill.engine": ["gpt_trader = gpt_trader.runbook.warm:WarmEngine"],
         "jupyter_client.kernel_provisioners": ["gpt-trader-fork-provisioner = gpt_trader.runbook.provisioner:ForkProvisioner"],
         "nbdev": [f"{SETTINGS['lib_name']}={SETTINGS['lib_name']}._modidx:d"],
     },
