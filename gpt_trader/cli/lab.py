@@ -86,7 +86,7 @@ def copied_lines(copied: list[Copied]) -> list[str]:
 # %% ../../nbs/cli/60_lab.ipynb #9
 def kernel_spec(ws: "Workspace") -> dict[str, Any]:
     """The spec of the kernel that notebooks of this workspace get."""
-    return {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--ext=gpt_trader"],
+    return {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--ext=gpt_trader.dashboards.magics"],
             "display_name": "Python 3 (gpt_trader)", "language": "python", "metadata": {"debugger": True},
             "env": {"GPT_TRADER_HOME": str(ws.root)}}
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['table_of', 'card', 'figures_parts', 'outcome_card', 'run_card', 'link_to', 'evaluation_parts', 'evaluation_card',
            'model_card', 'walk_card', 'training_card', 'order_book', 'backtest_card', 'risk_card', 'riskview_card',
-           'positions_table', 'book_card', 'quality_card', 'incident_card', 'config_card', 'workspace_card', 'show',
-           'register', 'unregister']
+           'positions_table', 'book_card', 'quality_card', 'incident_card', 'config_card', 'workspace_card', 'plot',
+           'show', 'register', 'unregister']
 
 # %% ../../nbs/dashboards/80_cards.ipynb #2
 import json
@@ -31,11 +31,15 @@ def _kind(name: str, values: Iterable[Any]) -> str:
     known = [v for v in values if v is not None]
     if name == "status" or name == "severity" and all(str(v) in {"ok", "warning", "critical", "unknown", "note"} for v in known):
         return "status"
+    if name == "at" or name.endswith("_at"):
+        return "time"
     numbers = bool(known) and all(isinstance(v, int | float | Decimal) and not isinstance(v, bool) for v in known)
     if name in _MONEY and (numbers or all(_is_decimal(v) for v in known)):
         return "money"
     if numbers:
         return "percent" if name in _SHARE else "number"
+    if known and all(isinstance(v, str) and len(v) == 10 and v[4] == v[7] == "-" for v in known):
+        return "date"
     return "bool" if known and all(isinstance(v, bool) for v in known) else "text"
 
 
@@ -140,9 +144,9 @@ def outcome_card(o: Any) -> Panel:
 def run_card(r: Any) -> Panel:
     """The outcome, and where its evidence is; the links are relative to the current folder, so that JupyterLab opens them."""
     inner = outcome_card(r.outcome)
-    links = [{"evidence": {"text": name, "href": link_to(path)}, "file": str(path)} for name, path in
+    links = [{"evidence": name, "file": {"text": f"{r.folder.name}/{path.name}", "href": link_to(path)}} for name, path in
              (("report", r.report), ("executed notebook", r.notebook))]
-    evidence = Table((Column("evidence", "Evidence", "link"), Column("file", "File", "code")), links)
+    evidence = Table((Column("evidence", "Evidence"), Column("file", "File", "link")), links)
     said = (Note(r.notice, Status.WARNING),) if r.notice else ()
     wrong = (Note(r.error, Status.UNKNOWN),) if r.error and r.error != r.outcome.summary else ()
     about = f"run {r.run_id}, {seconds_text(r.seconds)}, journal #{r.journal.get('seq')}, exit code {r.exit_code}"
@@ -346,6 +350,19 @@ def workspace_card(ws: Any) -> Panel:
     return Panel("workspace", "Workspace", (Table((Column("what", "What"), Column("is", "Is", "code")), rows),))
 
 # %% ../../nbs/dashboards/80_cards.ipynb #25
+def plot(made: Any, alt: str, height: int = 360) -> None:
+    """Display a plotly figure in the house's look, with the sentence that says what it shows."""
+    from html import escape
+
+    from IPython.display import display
+
+    from gpt_trader.dashboards.panel import figure_of
+
+    panel = Panel("plot", "", (figure_of(made, alt, height),))
+    panel.show_figures()
+    display({"text/html": f"<p style='opacity:.75;font-size:.85em'>{escape(alt)}</p>", "text/plain": alt}, raw=True)
+
+# %% ../../nbs/dashboards/80_cards.ipynb #27
 def show(obj: Any) -> None:
     """Display an object's card, with its figures."""
     card(obj)._ipython_display_()

@@ -103,6 +103,10 @@ class Panel:
     def _ipython_display_(self) -> None:
         _display(self)
 
+    def show_figures(self) -> None:
+        """Display its figures alone, each in plotly's own type."""
+        _display_figures(self)
+
 # %% ../../nbs/dashboards/10_panel.ipynb #5
 def _panel_html(panel: Panel, level: int = 2) -> str:
     "The panel as a section with a heading."
@@ -120,9 +124,23 @@ def _display(panel: Panel) -> None:
     from IPython.display import display
 
     display(panel._repr_mimebundle_(), raw=True)
+    _display_figures(panel)
+
+
+def _display_figures(panel: Panel) -> None:
+    from IPython.display import display
+
     for f in panel.figures():
-        spec = {"data": f.spec.get("data", []), "layout": {**f.spec.get("layout", {}), "height": f.height}}
+        layout = {"template": {"layout": _EITHER_THEME}, **f.spec.get("layout", {}), "height": f.height}
+        spec = {"data": f.spec.get("data", []), "layout": layout}
         display({"application/vnd.plotly.v1+json": spec, "text/plain": part_text(f)}, raw=True)
+
+
+# a saved output does not know in which theme it will be seen
+_AXIS = {"gridcolor": "rgba(128,138,155,.25)", "zerolinecolor": "rgba(128,138,155,.45)", "linecolor": "rgba(128,138,155,.6)",
+         "automargin": True}
+_EITHER_THEME = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": "#808a9b"},
+                 "xaxis": _AXIS, "yaxis": _AXIS, "colorway": list(COLOURS.values()), "margin": {"l": 60, "r": 20, "t": 40, "b": 40}}
 
 # %% ../../nbs/dashboards/10_panel.ipynb #9
 def figure_of(
