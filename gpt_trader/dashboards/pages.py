@@ -42,7 +42,7 @@ PAGES: dict[str, Page] = {page.name: page for page in (
     _page("model", "Model", "Whether the models are right more often than the simple rules, and whether they still fit.",
           "accuracy", "calibration", "drift", "registry"),
     _page("runs", "Runs", "Procedures to run from here, and what each run came to.",
-          "procedures", "runs"),
+          "running", "procedures", "runs"),
 )}
 
 
