@@ -155,18 +155,15 @@ def _leave_the_server(keep: list[int]) -> None:
         numpy.random.seed()  # noqa: NPY002  what a fresh interpreter does; `random` does it by itself after a fork
 
 
-def _take(made: Order) -> None:
+def _take(made: Order, out: int = 1, err: int = 2) -> None:
     """Take on the requester's environment, folder, umask and streams, and its fate when `bound`."""
     files = list(made.fds)
     if made.bound:
         _tie(files.pop())
-    if made.op == "driver":
-        stdin = files[0]
-    else:
-        stdin = os.open(os.devnull, os.O_RDONLY)
-        files.insert(0, stdin)
-    for target, source in enumerate(files):
-        os.dup2(source, target)
+    if made.op != "driver":
+        files.insert(0, os.open(os.devnull, os.O_RDONLY))
+    for target, source in zip((0, out, err), files, strict=True):
+        os.dup2(source, target, inheritable=target <= 2)
     for fd in files:
         if fd > 2:
             os.close(fd)
@@ -247,7 +244,8 @@ def _spare_kernel(folder: Path, orders: socket.socket) -> None:
     except (EOFError, OSError):
         os._exit(0)  # the server has gone
     orders.close()
-    _take(order(message, fds))
+    copies = [getattr(s, "_original_stdstream_copy", fd) for s, fd in ((sys.stdout, 1), (sys.stderr, 2))]  # 1 and 2 are ipykernel's by now
+    _take(order(message, fds), *copies)
     _run_kernel(app)
 
 
