@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Scenario', 'StressResult', 'apply_scenario', 'market_returns', 'betas', 'window_scenario', 'worst_scenarios',
-           'shock_scenario', 'gap_scenarios', 'current_scenarios', 'StressReport', 'stress_test']
+           'shock_scenario', 'gap_scenarios', 'current_scenarios', 'StressReport', 'stress_test', 'stress_outcome']
 
 # %% ../../nbs/risk/15_stress.ipynb #2
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..core.outcome import DataError, UsageError, did_you_mean
+from ..core.outcome import DataError, Outcome, Status, UsageError, did_you_mean
 from .measures import scenario_pnl, scenario_returns
 
 if TYPE_CHECKING:
@@ -261,3 +261,25 @@ def stress_test(values: Mapping[str, float], adj_close: pd.DataFrame, equity: fl
         scenarios += current_scenarios(held, adj_close, window=settings.current_window, deviations=settings.deviations)
     results = tuple(apply_scenario(held, scenario, equity) for scenario in scenarios)
     return StressReport(equity, settings.max_loss, results, {s: beta[s] for s in held if s in beta})
+
+# %% ../../nbs/risk/15_stress.ipynb #30
+def stress_outcome(report: StressReport) -> Outcome:
+    """Status, sentence and figures, for `run_stress_test`."""
+    known, low = [r for r in report.results if r.total is not None], report.worst
+    beyond = [r for r in known if (r.share or 0.0) < -report.max_loss]
+    status = Status.WARNING if beyond else Status.UNKNOWN if report.unmeasured or not known else Status.OK
+    said = (
+        "no scenario could be measured"
+        if low is None
+        else (
+            f"the worst of {len(known)} scenarios is {low.title}: {low.total or 0:+,.0f} USD"
+            + ("" if low.share is None else f", {low.share:+.1%} of equity")
+        )
+    )
+    said += (
+        f"; beyond {report.max_loss:.0%} of equity: {', '.join(r.title for r in beyond)}"
+        if beyond
+        else f"; none costs more than {report.max_loss:.0%} of it"
+    )
+    blind = "; ".join(f"{r.title} could not be measured: {r.problem}" for r in report.unmeasured)
+    return Outcome(status, f"{said}; {blind}" if blind else said, report.figures(), ("list_positions",) if beyond else ())
