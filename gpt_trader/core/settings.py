@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Severity', 'Threshold', 'Duration', 'Weekday', 'Desk', 'Data', 'PaperSettings', 'BrokerSettings', 'Strategy',
            'Logging', 'Metrics', 'DashboardSettings', 'Backup', 'Approvals', 'Channel', 'Notify', 'Reports',
-           'AppSettings', 'WalkForward', 'LightGBM', 'Label', 'Bands', 'Head', 'Drift', 'ModelSettings', 'Measures',
-           'Sizing', 'Limits', 'StressWindow', 'Shock', 'Stress', 'Correlations', 'RiskSettings', 'SeverityLevel',
-           'KeyMetric', 'Rule', 'Contact', 'Rotation', 'OnCall', 'AlertSettings']
+           'EngineSettings', 'AppSettings', 'WalkForward', 'LightGBM', 'Label', 'Bands', 'Head', 'Drift',
+           'ModelSettings', 'Measures', 'Sizing', 'Limits', 'StressWindow', 'Shock', 'Stress', 'Correlations',
+           'RiskSettings', 'SeverityLevel', 'KeyMetric', 'Rule', 'Contact', 'Rotation', 'OnCall', 'AlertSettings']
 
 # %% ../../nbs/core/08_settings.ipynb #2
 import re
@@ -187,6 +187,16 @@ class Reports(Settings):
     title: str
 
 
+class EngineSettings(Settings):
+    """How notebooks are run."""
+
+    warm: bool
+    idle_minutes: Positive
+    memory_limit_mb: Positive | None
+    cell_timeout_seconds: Positive | None
+    run_timeout_seconds: Positive
+
+
 class AppSettings(Settings):
     """config.yaml."""
 
@@ -200,6 +210,7 @@ class AppSettings(Settings):
     backup: Backup
     approvals: Approvals
     reports: Reports
+    engine: EngineSettings
     notify: Notify
 
 # %% ../../nbs/core/08_settings.ipynb #9
