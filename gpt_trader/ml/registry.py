@@ -109,6 +109,14 @@ class ModelVersion:
                                mend="restore it from a backup; it is not used as it is")
         return data
 
+    def predictions(self, ws: "Workspace") -> "pd.DataFrame":
+        """Its walk-forward's out-of-sample predictions, as `training.WalkForward` describes them; errors as of `read`."""
+        import io
+
+        import pandas as pd
+
+        return pd.read_parquet(io.BytesIO(self.read(ws, PREDICTIONS_FILE)))
+
 # %% ../../nbs/ml/50_registry.ipynb #8
 def _versions(ws: "Workspace", where: str, parameters: list[str | None]) -> list[ModelVersion]:
     rows = ws.journal.store.rows(f"SELECT head, version, status, registered_at, card FROM models WHERE {where}", parameters)
@@ -268,12 +276,14 @@ def train_and_register(
     head: str | None = None,  # None: the headline, the first head in models.yaml
     *,
     end: "pd.Timestamp | str | None" = None,  # the last session known: nothing after it is used; None: all
+    settings: "Settings | None" = None,  # a variant of the head's; None: as models.yaml says
+    trust: bool = True,  # promote it when it beats both rules; False: register it only, somebody else decides
 ) -> Training:
     """Make, judge and register a head's model, and promote it when it beats both rules; otherwise it stays challenger."""
     from gpt_trader.ml.features import compute_features, features_hash
     from gpt_trader.ml.training import data_hash, labels_for, settings_for, train_final, walk_forward
 
-    settings = settings_for(ws.config, head)
+    settings = settings or settings_for(ws.config, head)
     features, labels = compute_features(bars, settings.features), labels_for(bars, settings)
     parts = identity(settings, data_hash(features, labels, settings, end=end), features_hash(settings.features))
     model = find(ws, settings.head, parts)
@@ -281,9 +291,10 @@ def train_and_register(
     if model is None or not reused:
         walk = walk_forward(features, labels, settings, end=end)
         model = register(ws, train_final(features, labels, settings, end=end), walk, settings, parts)
-    if model.status == "challenger" and model.evaluation.beats_both:
+    if trust and model.status == "challenger" and model.evaluation.beats_both:
         model = promote(ws, model.head, model.version)
-    outcome = "champion: it beats both simple rules" if model.status == "champion" else f"{model.status}: it is not trusted with sizing"
+    waits = "it waits to be promoted" if not trust and model.evaluation.beats_both else "it is not trusted with sizing"
+    outcome = "champion: it beats both simple rules" if model.status == "champion" else f"{model.status}: {waits}"
     return Training(model, reused, f"{model.head}/{model.version} is {outcome}; {comparison(model)}")
 
 
