@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALIASES', 'procedure_command', 'run', 'Commands', 'cli', 'list_', 'show', 'run_', 'init', 'config', 'config_show',
-           'journal', 'journal_verify', 'metrics', 'ingest', 'backup', 'replay', 'demo', 'lab', 'run_cli', 'main']
+           'journal', 'journal_verify', 'metrics', 'ingest', 'backup', 'replay', 'demo', 'dashboard', 'lab', 'run_cli',
+           'main']
 
 # %% ../../nbs/cli/30_main.ipynb #3
 import json
@@ -384,6 +385,19 @@ def demo(ctx: click.Context, workspace: str | None) -> int:
     from gpt_trader.cli.demo import run_demo
 
     return int(run_demo(workspace or ctx.obj) or 0)
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="Without it dashboard.port of config.yaml; 0 takes any free one.")
+@click.option("--as-of", metavar="MOMENT", default="", help="Show the desk as it was then, on every page: 2013-02-28 or 2013-02-28T21:05:00Z.")
+@click.option("--browser/--no-browser", default=True, help="Whether to open the browser.")
+@_in_workspace
+def dashboard(port: int | None, as_of: str, browser: bool, workspace: str | None) -> None:
+    """Serve the live pages (operations, trading, risk, model, runs) on 127.0.0.1 until stopped."""
+    from gpt_trader.dashboards.server import serve
+
+    with _open(workspace) as ws:
+        serve(ws, port, as_of=as_of, browser=browser, say=click.echo)
 
 
 @cli.command()

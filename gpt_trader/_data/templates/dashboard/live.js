@@ -247,13 +247,14 @@ function render({ model, el }) {
   document.addEventListener("gt-lost", onLost);
   document.addEventListener("gt-back", onBack);
   document.addEventListener("gt-theme", onTheme);
-  const have = Object.fromEntries([...root.querySelectorAll(":scope > [data-panel]")].map(s => [s.dataset.panel, s.dataset.digest]));
-  model.send({ type: "hello", have, plotly: Boolean(window.Plotly) });
+  const hello = () => model.send({ type: "hello", have: Object.fromEntries([...root.querySelectorAll(":scope > [data-panel]")].map(s => [s.dataset.panel, s.dataset.digest])) });
+  document.addEventListener("gt-again", hello);
+  hello();
   return () => {
     model.off("msg:custom", onMessage);
     root.removeEventListener("click", onClick);
     root.removeEventListener("input", onInput);
-    for (const [name, f] of [["gt-lost", onLost], ["gt-back", onBack], ["gt-theme", onTheme]]) document.removeEventListener(name, f);
+    for (const [name, f] of [["gt-again", hello], ["gt-lost", onLost], ["gt-back", onBack], ["gt-theme", onTheme]]) document.removeEventListener(name, f);
   };
 }
 

@@ -1,5 +1,5 @@
 // The page around the panels: clock, theme, as-of control, and whether the page is still alive.
-import { figures } from "./live.js";
+import client, { figures } from "./live.js";
 
 const html = document.documentElement, $ = id => document.getElementById(id);
 const facts = JSON.parse($("gt-facts").textContent);
@@ -95,23 +95,62 @@ async function watch() {
   setTimeout(watch, live.lost ? 3000 : 1000);
 }
 
-// A kernel that Voila's client reports as dead or gone is noticed by its silence; a page that is left gives its kernel back at once.
+// ---------------------------------------------------------------- the channel to the page's own process
+// A bare Jupyter comm: messages as widgets send them, without a widget library. Closed sockets are opened again for as long as the process lives.
+function connect(kernel, comm) {
+  const handlers = new Set(), waiting = [], session = crypto.randomUUID().replaceAll("-", "");
+  const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${facts.base}api/kernels/${kernel}/channels?session_id=${session}`;
+  let socket, tries = 0, number = 0;
+  const open = () => {
+    socket = new WebSocket(url);
+    socket.onopen = () => {
+      if (tries) document.dispatchEvent(new CustomEvent("gt-again"));
+      tries = 0;
+      for (const message of waiting.splice(0)) socket.send(message);
+    };
+    socket.onmessage = event => {
+      if (typeof event.data !== "string") return;
+      const { header, content } = JSON.parse(event.data);
+      if (header.msg_type === "comm_msg" && content.comm_id === comm && content.data.method === "custom") for (const f of handlers) f(content.data.content, []);
+      else if (header.msg_type === "status" && content.execution_state === "dead") live.beat = -1e9;
+    };
+    socket.onclose = () => {
+      if (live.stopped) return;
+      live.beat = -1e9;
+      setTimeout(open, Math.min(8000, 500 * 2 ** tries++));
+    };
+  };
+  open();
+  return {
+    on: (name, f) => handlers.add(f), off: (name, f) => handlers.delete(f), get: () => "",
+    send(content) {
+      const message = JSON.stringify({
+        channel: "shell", metadata: {}, parent_header: {}, content: { comm_id: comm, data: { method: "custom", content } },
+        header: { msg_id: `${session}_${++number}`, msg_type: "comm_msg", session, username: "", version: "5.3", date: new Date().toISOString() } });
+      if (socket.readyState === WebSocket.OPEN) socket.send(message); else waiting.push(message);
+    },
+  };
+}
+
+// A page that is left gives its process back at once.
 if (facts.kernel_wanted) {
   facts.opened = performance.now();
   watch();
   addEventListener("pagehide", () => {
-    const id = JSON.parse(document.getElementById("jupyter-config-data")?.textContent || "{}").kernelId;
-    if (!id) return;
     live.stopped = true;
+    if (!facts.kernel) return;
     const form = new FormData();
     form.append("_xsrf", facts.xsrf);
-    navigator.sendBeacon(`${facts.base}voila/api/shutdown/${id}`, form);
+    navigator.sendBeacon(`${facts.base}voila/api/shutdown/${facts.kernel}`, form);
   });
   addEventListener("pageshow", event => { if (event.persisted) location.reload(); });
 }
-document.addEventListener("DOMContentLoaded", () => {
-  facts.kernel = JSON.parse(document.getElementById("jupyter-config-data")?.textContent || "{}").kernelId;
-  if (!facts.kernel && facts.kernel_wanted && !live.since) facts.opened = -1e9;
-});
+function complete() {
+  facts.kernel = JSON.parse($("jupyter-config-data")?.textContent || "{}").kernelId;
+  const channel = $("gt-channel");
+  if (facts.kernel && channel) client.render({ model: connect(facts.kernel, JSON.parse(channel.textContent).comm), el: root });
+  else if (facts.kernel_wanted && !live.since && !document.querySelector("[data-gt-widgets]")) facts.opened = -1e9;
+}
+if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", complete); else complete();
 figures(root).catch(() => text("gt-said", "The figures could not be drawn."));
 new MutationObserver(() => { if (!live.since) figures(root).catch(() => text("gt-said", "The figures could not be drawn.")); }).observe(root, { childList: true });
