@@ -389,7 +389,7 @@ def demo(ctx: click.Context, workspace: str | None) -> int:
 
 @cli.command()
 @click.option("--port", type=click.IntRange(0, 65535), help="Without it dashboard.port of config.yaml; 0 takes any free one.")
-@click.option("--as-of", metavar="MOMENT", default="", help="Show the desk as it was then, on every page: 2013-02-28 or 2013-02-28T21:05:00Z.")
+@click.option("--as-of", metavar="MOMENT", default="", help="Show the desk as it was then: 2013-02-28 or 2013-02-28T21:05:00Z.")
 @click.option("--browser/--no-browser", default=True, help="Whether to open the browser.")
 @_in_workspace
 def dashboard(port: int | None, as_of: str, browser: bool, workspace: str | None) -> None:
