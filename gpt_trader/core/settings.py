@@ -26,7 +26,7 @@ from .secret import Secret
 class Desk(Settings):
     """What the desk trades."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=60)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=60)]  # what logs and reports call it
     universe: Annotated[tuple[Symbol, ...], Field(min_length=1)]
     calendar: str
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
@@ -93,14 +93,14 @@ class PaperSettings(Settings):
 class BrokerSettings(Settings):
     """Which broker, and its settings."""
 
-    kind: Literal["paper"]
+    kind: Literal["paper"]  # only the paper broker so far
     paper: PaperSettings
 
 
 class Strategy(Settings):
     """The reference strategy; windows in sessions."""
 
-    kind: Literal["momentum"]
+    kind: Literal["momentum"]  # the reference strategy
     lookback: Annotated[int, Field(ge=2)]
     skip: Annotated[int, Field(ge=0)]
     volatility_window: Annotated[int, Field(ge=2)]
@@ -131,14 +131,14 @@ class Logging(Settings):
 class Metrics(Settings):
     """The scrape endpoint; it listens on the loopback address alone."""
 
-    port: Annotated[int, Field(ge=1, le=65535)]
+    port: Annotated[int, Field(ge=1, le=65535)]  # on 127.0.0.1
     token: Secret | None
 
 
 class DashboardSettings(Settings):
     """Who may see the dashboards, which listen on the loopback address alone; names are those that the journal knows people by."""
 
-    port: Annotated[int, Field(ge=0, le=65535)]
+    port: Annotated[int, Field(ge=0, le=65535)]  # on 127.0.0.1; 0: any free one
     tokens: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,60}$")], Secret]
     pages: Count
 
@@ -147,9 +147,9 @@ class Backup(Settings):
     """How many backups are kept of each age, and where copies of them go."""
 
     to: str | None
-    keep_daily: Count
-    keep_weekly: Annotated[int, Field(ge=0)]
-    keep_monthly: Annotated[int, Field(ge=0)]
+    keep_daily: Count  # the newest of each of the last so many days
+    keep_weekly: Annotated[int, Field(ge=0)]  # of each of the last so many weeks
+    keep_monthly: Annotated[int, Field(ge=0)]  # of each of the last so many months
 
 
 class Approvals(Settings):
@@ -169,8 +169,8 @@ Severity = Literal["P1", "P2", "P3", "P4"]
 class Channel(Settings):
     """A way to reach people: an Apprise address by reference, for severities from `minimum` up."""
 
-    url: Secret
-    minimum: Severity = "P2"
+    url: Secret  # an Apprise address, which holds credentials
+    minimum: Severity = "P2"  # only alerts of this severity and above
 
 
 class Notify(Settings):
@@ -184,7 +184,7 @@ class Reports(Settings):
     """What is kept of the runs."""
 
     keep: Count
-    title: str
+    title: str  # what stands above the index of runs
 
 
 class EngineSettings(Settings):
@@ -218,32 +218,32 @@ class WalkForward(Settings):
     """The expanding, purged, embargoed evaluation."""
 
     min_train_years: Positive
-    refit: Literal["yearly"]
+    refit: Literal["yearly"]  # at the start of each calendar year
     purge: Literal[True]
     embargo_sessions: Annotated[int, Field(ge=0)]
     bootstrap_samples: Annotated[int, Field(ge=100)]
     bootstrap_block: Count
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)]  # of the bootstrap
 
 
 class LightGBM(Settings):
     """Parameters as LightGBM documents them; `num_boost_round` is the number of trees."""
 
-    objective: Literal["binary"]
-    num_boost_round: Count
-    learning_rate: Fraction
-    num_leaves: Annotated[int, Field(ge=2)]
-    max_depth: int
-    min_data_in_leaf: Count
-    feature_fraction: Fraction
-    bagging_fraction: Fraction
-    bagging_freq: Annotated[int, Field(ge=0)]
-    lambda_l2: Annotated[float, Field(ge=0)]
-    seed: Annotated[int, Field(ge=0)]
-    deterministic: Literal[True]
+    objective: Literal["binary"]  # every head answers yes or no
+    num_boost_round: Count  # trees
+    learning_rate: Fraction  # what each tree's answer is multiplied by
+    num_leaves: Annotated[int, Field(ge=2)]  # of a tree
+    max_depth: int  # of a tree; -1: no limit but num_leaves
+    min_data_in_leaf: Count  # rows
+    feature_fraction: Fraction  # of the features, drawn for each tree
+    bagging_fraction: Fraction  # of the rows, drawn anew every bagging_freq trees
+    bagging_freq: Annotated[int, Field(ge=0)]  # trees; 0: no bagging
+    lambda_l2: Annotated[float, Field(ge=0)]  # L2 regularisation of the leaves' values
+    seed: Annotated[int, Field(ge=0)]  # of both draws
+    deterministic: Literal[True]  # the same data give the same model
     force_row_wise: bool
     num_threads: Count
-    verbosity: int
+    verbosity: int  # -1: errors only
 
     def params(self) -> dict[str, Any]:
         """The dict for `lightgbm.train`, without `num_boost_round`, which is an argument of its own."""
@@ -253,7 +253,7 @@ class LightGBM(Settings):
 class Label(Settings):
     """What a head predicts; windows in sessions."""
 
-    kind: Literal["range_expansion", "direction"]
+    kind: Literal["range_expansion", "direction"]  # what is asked
     window: Annotated[int, Field(ge=2)]
     horizon: Count
 
@@ -261,10 +261,10 @@ class Label(Settings):
 class Bands(Settings):
     """Accuracy as a fraction: normal from low to high, alert and critical below."""
 
-    normal_low: Fraction
-    normal_high: Fraction
-    alert_below: Fraction
-    critical_below: Fraction
+    normal_low: Fraction  # share of right predictions
+    normal_high: Fraction  # share of right predictions
+    alert_below: Fraction  # share of right predictions
+    critical_below: Fraction  # share of right predictions
 
     @model_validator(mode="after")
     def _ordered(self) -> "Bands":
@@ -316,7 +316,7 @@ class Sizing(Settings):
 
     target_volatility: Positive
     max_leverage: Positive
-    sessions_per_year: Count
+    sessions_per_year: Count  # for volatility a year
 
 # %% ../../nbs/core/08_settings.ipynb #13
 class Limits(Settings):
@@ -341,17 +341,17 @@ class Limits(Settings):
 class StressWindow(Settings):
     """A stretch of the past, its first and its last day included."""
 
-    title: str
-    first: date
-    last: date
+    title: str  # as reports call it
+    first: date  # first day
+    last: date  # last day
 
 
 class Shock(Settings):
     """Moves as fractions: of the market, carried to each symbol by its beta, and of single symbols, which stand instead of it."""
 
-    title: str
-    market: Annotated[float, Field(gt=-1)] | None = None
-    symbols: dict[Symbol, Annotated[float, Field(gt=-1)]] = {}
+    title: str  # as reports call it
+    market: Annotated[float, Field(gt=-1)] | None = None  # the market's move, as a fraction
+    symbols: dict[Symbol, Annotated[float, Field(gt=-1)]] = {}  # moves of single symbols, as fractions
 
     @model_validator(mode="after")
     def _moves(self) -> "Shock":
@@ -427,45 +427,45 @@ Duration = Annotated[timedelta, PlainValidator(_duration), PlainSerializer(lambd
 class SeverityLevel(Settings):
     """A severity's name, response time and first actions."""
 
-    name: Literal["critical", "high", "medium", "low"]
-    response_minutes: Count
-    actions: tuple[str, ...] = ()
+    name: Literal["critical", "high", "medium", "low"]  # in words
+    response_minutes: Count  # minutes within which somebody answers
+    actions: tuple[str, ...] = ()  # what is done first
 
 
 class KeyMetric(Settings):
     """A row of the table of key metrics, in the metric's own `unit`."""
 
-    title: str
-    metric: str
-    labels: dict[str, str] = {}
-    unit: str
-    better: Literal["higher", "lower"]
-    normal_low: Threshold
-    normal_high: Threshold
-    alert: Threshold
-    critical: Threshold
+    title: str  # as people call it
+    metric: str  # name of the recorded metric
+    labels: dict[str, str] = {}  # that single out the series
+    unit: str  # shown behind the value; ratio: shown as per cent
+    better: Literal["higher", "lower"]  # which side is good
+    normal_low: Threshold  # usual from here
+    normal_high: Threshold  # usual up to here
+    alert: Threshold  # past this it warns
+    critical: Threshold  # past this it is critical
 
 
 class Rule(Settings):
     """When a metric becomes an alert."""
 
-    title: str
-    metric: str
-    labels: dict[str, str] = {}
-    comparison: Literal["above", "below"]
-    bound: Literal["value", "low", "high"] = "value"
-    threshold: Threshold
-    critical: Threshold | None = None
-    critical_multiple: Threshold | None = None
-    clear: Threshold | None = None
-    stale_after: Duration | None = None
-    for_: Duration = Field(default=timedelta(0), alias="for")
-    severity: Severity
-    critical_severity: Severity = "P1"
-    category: Literal["model", "system", "trading", "risk", "data"]
-    playbook: str | None = None
-    missing: Literal["undefined", "ignore"] = "undefined"
-    enabled: bool = True
+    title: str  # the sentence of the alert; {threshold} and {threshold_percent} stand for the number
+    metric: str  # name of the recorded metric
+    labels: dict[str, str] = {}  # that single out the series
+    comparison: Literal["above", "below"]  # on which side of the threshold it fires
+    bound: Literal["value", "low", "high"] = "value"  # compare the measured value, or an end of its confidence interval
+    threshold: Threshold  # past this it fires
+    critical: Threshold | None = None  # past this the severity is critical_severity
+    critical_multiple: Threshold | None = None  # the same, as a multiple of the threshold
+    clear: Threshold | None = None  # once firing, the metric must come back past this; else past the threshold
+    stale_after: Duration | None = None  # an older measurement says nothing; else as for all rules
+    for_: Duration = Field(default=timedelta(0), alias="for")  # how long the condition must hold
+    severity: Severity  # past the threshold
+    critical_severity: Severity = "P1"  # past the critical one
+    category: Literal["model", "system", "trading", "risk", "data"]  # what it concerns
+    playbook: str | None = None  # what its incident runs
+    missing: Literal["undefined", "ignore"] = "undefined"  # a metric that is not there makes the rule undefined, or is of no matter
+    enabled: bool = True  # false: the rule is not judged
 
     @model_validator(mode="after")
     def _one_critical(self) -> "Rule":
@@ -480,24 +480,24 @@ Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 class Contact(Settings):
     """Someone to reach."""
 
-    title: str
-    email: str | None = None
-    phone: str | None = None
+    title: str  # a team or a firm
+    email: str | None = None  # address
+    phone: str | None = None  # number
 
 
 class Rotation(Settings):
     """The days of the week on which a rotation is primary."""
 
-    title: str
-    days: tuple[Weekday, ...]
+    title: str  # as the rota calls it
+    days: tuple[Weekday, ...]  # on which it is primary
 
 
 class OnCall(Settings):
     """Who is on call: each day of the week belongs to exactly one rotation; the next one in the file is its secondary."""
 
-    timezone: str
+    timezone: str  # IANA name; days change at its midnight
     rotations: Annotated[dict[str, Rotation], Named, Field(min_length=1)]
-    escalation: str
+    escalation: str  # who stands above both rotations, at any hour
 
     @model_validator(mode="after")
     def _whole_week(self) -> "OnCall":
@@ -522,7 +522,7 @@ class AlertSettings(Settings):
     key_metrics: Annotated[dict[str, KeyMetric], Named]
     stale_after: Duration
     rules: Annotated[dict[str, Rule], Named]
-    escalation: Annotated[tuple[str, ...], Field(min_length=1)]
+    escalation: Annotated[tuple[str, ...], Field(min_length=1)]  # contacts, lowest step first
     contacts: Annotated[dict[str, Contact], Named]
     on_call: OnCall
 
