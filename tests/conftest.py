@@ -63,4 +63,5 @@ def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("HOME", str(home))
         for name in ("GPT_TRADER_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
             patch.delenv(name, raising=False)
+        patch.setenv("GPT_TRADER_ENGINE", os.environ.get("GPT_TRADER_ENGINE", "plain"))  # the warm engine's own tests say otherwise
         yield

@@ -333,19 +333,23 @@ def _engine() -> Any:
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, log_output: bool = False, stdout_file: Any = None,
                                      stderr_file: Any = None, start_timeout: int = 60, execution_timeout: float | None = None,
-                                     control: Control | None = None, wish: KernelWish | None = None, cwd: str | None = None,
+                                     control: Control | None = None, wish: KernelWish | None = None, kernel_cwd: str | None = None,
                                      **kwargs: Any) -> Any:
             control = control or Control(Limits(cell_seconds=execution_timeout or kwargs.get("timeout")))
             with contextlib.ExitStack() as stack:
                 if wish is None:
                     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpt-trader-"))
                     wish = KernelWish(scratch, dict(os.environ), own=False, name=kernel_name)
-                stack.enter_context(interruptible(control))
                 more = merge_kwargs(remove_args(["input_path", "timeout", "startup_timeout"], **kwargs), log=logger, log_output=log_output,
                                     stdout_file=stdout_file, stderr_file=stderr_file, startup_timeout=start_timeout)
                 client = _client_class()(nb_man, km=kernel_manager(wish), **more)
-                client.control, client.cwd = control, cwd or os.getcwd()
-                run_sync(client.run)()
+                client.control, client.cwd = control, kernel_cwd or os.getcwd()
+                try:
+                    run_sync(client.run)()
+                except KeyboardInterrupt:  # the loop has been left as it was; the kernel must not be
+                    if getattr(client.km.provisioner, "process", None) is not None:
+                        client.km.provisioner.process.kill()
+                    raise
                 if control.cancelled:
                     raise Cancelled(control.reason)
 
@@ -353,7 +357,7 @@ def _engine() -> Any:
 
 # %% ../../nbs/runbook/19_warm.ipynb #17
 class WarmEngine:
-    """papermill's engine `gpt_trader`. Besides papermill's own it takes the arguments `control` (Control), `wish` (KernelWish), `cwd`."""
+    """papermill's engine `gpt_trader`. It also takes `control` (Control), `wish` (KernelWish) and `kernel_cwd`."""
 
     @classmethod
     def execute_notebook(cls, nb: Any, kernel_name: str, **kwargs: Any) -> Any:
