@@ -219,12 +219,17 @@ def open_alerts(ws: "Workspace") -> list[dict[str, Any]]:
 
 
 def acknowledge(ws: "Workspace", which: str, *, actor: str | None = None, note: str = "") -> Entry:
-    """Say that somebody has taken an open alert on; `which` is its alert id, fingerprint or rule. UsageError unless there is just one."""
+    """Say that somebody has taken an open alert on; `which` is its alert id, fingerprint or rule. UsageError unless there is just one.
+
+    Saying it again is no new act and returns the entry that there is; another person takes it over."""
     rows = open_alerts(ws)
     found = [r for r in rows if which in (r["alert_id"], r["fingerprint"], r["rule"])]
     if len(found) != 1:
         names = [r["rule"] if len(found) < 2 else r["alert_id"] for r in (found or rows)]
         raise UsageError(f"{len(found) or 'no'} open alerts are called {which!r}", mend=did_you_mean(which, names))
+    last = ws.journal.last("alert.acknowledged", found[0]["fingerprint"])
+    if last is not None and found[0]["acknowledged_at"] and last.actor == (actor or ws.journal.actor):
+        return last
     body = {"alert_id": found[0]["alert_id"], "note": note}
     return ws.journal.append("alert.acknowledged", body, subject=found[0]["fingerprint"], actor=actor)
 

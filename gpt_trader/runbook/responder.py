@@ -27,9 +27,22 @@ _NO_INCIDENT = ("P4",)  # the runbook: informational
 
 
 def untaken(ws: "Workspace") -> list[Entry]:
-    """The `alert.fired` entries that no incident is tied to, oldest first; informational ones aside."""
+    """The `alert.fired` entries that no incident is tied to, oldest first; informational and silenced ones aside."""
     taken = {r["alert_seq"] for r in ws.journal.store.rows("SELECT alert_seq FROM incident_alerts")}
-    return [e for e in ws.journal.entries(kind="alert.fired") if e.seq not in taken and e.body["severity"] not in _NO_INCIDENT]
+    fired = [e for e in ws.journal.entries(kind="alert.fired") if e.seq not in taken and e.body["severity"] not in _NO_INCIDENT]
+    return [e for e in fired if not _silenced(ws, e)]
+
+
+def _silenced(ws: "Workspace", fired: Entry) -> bool:
+    "Whether the alert is silenced now, or was when it fired and is over: the responder is a receiver like any other."
+    from gpt_trader.core.clock import parse_utc
+    from gpt_trader.monitoring.alerts import open_alerts
+    from gpt_trader.monitoring.silences import silenced_by
+
+    if silenced_by(ws, fired.body):
+        return True
+    still = f"{fired.subject}-{fired.seq}" in {r["alert_id"] for r in open_alerts(ws)}
+    return not still and bool(silenced_by(ws, fired.body, parse_utc(fired.at)))
 
 
 def take_on(ws: "Workspace") -> list[Incident]:
