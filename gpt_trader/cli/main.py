@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
+from .doctor import doctor
 from .new import new
 from .output import columns, outcome_lines, pairs, show_error, show_run
 from ..core.outcome import GptTraderError, UsageError, did_you_mean
@@ -413,6 +414,7 @@ def lab(ctx: click.Context, port: int, browser: bool, workspace: str | None) -> 
 
 # %% ../../nbs/cli/30_main.ipynb #21
 cli.add_command(new)
+cli.add_command(doctor)
 
 # %% ../../nbs/cli/30_main.ipynb #23
 def run_cli(argv: Sequence[str] | None = None) -> int:
