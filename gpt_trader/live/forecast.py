@@ -46,13 +46,17 @@ class Forecast:
 class Forecaster(Protocol):
     """What the desk asks. `base` is the desk's workspace, or what stands for it in a backtest."""
 
-    def forecast(self, market: Market, session: date) -> Forecast: ...
+    def forecast(self, market: Market, session: date) -> Forecast:
+        """The probabilities for `session`, from the sessions before it."""
 
-    def store(self, base: Any, forecast: Forecast) -> None: ...
+    def store(self, base: Any, forecast: Forecast) -> None:
+        """Keep the forecast, to be judged when its labels are known."""
 
-    def settle(self, base: Any, market: Market, session: date) -> None: ...
+    def settle(self, base: Any, market: Market, session: date) -> None:
+        """Give the stored forecasts the labels that `session` made known."""
 
-    def metrics(self, base: Any) -> list[dict[str, Any]]: ...
+    def metrics(self, base: Any) -> list[dict[str, Any]]:
+        """Rows for `record_metrics`: how right it has been."""
 
 # %% ../../nbs/live/14_forecast.ipynb #6
 def naive_votes(labels: pd.DataFrame, market: Market, session: date) -> dict[str, float]:

@@ -50,9 +50,11 @@ class Strategy(Protocol):
     """What the desk asks. `targets` must be a function of its view alone, so that a restart or a backtest finds the same answer."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What client order ids and plans call it."""
 
-    def targets(self, view: View) -> Targets: ...
+    def targets(self, view: View) -> Targets:
+        """Target weights, as fractions of equity, from what is known before the open."""
 
 # %% ../../nbs/live/10_strategy.ipynb #7
 @dataclass(frozen=True)

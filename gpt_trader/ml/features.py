@@ -44,6 +44,7 @@ class Panel:
 
     @cached_property
     def log_close(self) -> pd.DataFrame:
+        """Natural logarithm of the adjusted close, shape of `close`."""
         return np.log(self.close)
 
     @cached_property

@@ -92,6 +92,7 @@ class Incident:
 
     @property
     def open(self) -> bool:
+        """Whether it is still open."""
         return self.state == "open"
 
 

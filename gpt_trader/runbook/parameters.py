@@ -40,6 +40,7 @@ class Parameter:
 
     @property
     def required(self) -> bool:
+        """Whether it has no default."""
         return self.default is MISSING
 
     @property
@@ -134,10 +135,12 @@ class Declaration:
     keywords: Mapping[str, Any] = field(default_factory=dict)
 
     def parameter(self, name: str) -> Parameter | None:
+        """The parameter called `name`, if there is one."""
         return next((p for p in self.parameters if p.name == name), None)
 
     @property
     def defaults(self) -> dict[str, Any]:
+        """The values of the parameters that are not required."""
         return {p.name: p.default for p in self.parameters if not p.required}
 
     def validate(self, params: Mapping[str, Any], *, text: bool = False) -> dict[str, Any]:
