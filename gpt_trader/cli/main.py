@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ALIASES', 'procedure_command', 'run', 'Commands', 'cli', 'list_', 'show', 'run_', 'init', 'config', 'config_show',
-           'journal', 'journal_verify', 'metrics', 'ingest', 'backup', 'replay', 'demo', 'dashboard', 'lab', 'run_cli',
-           'main']
+           'journal', 'journal_verify', 'metrics', 'engine', 'ingest', 'backup', 'replay', 'demo', 'dashboard', 'lab',
+           'run_cli', 'main']
 
 # %% ../../nbs/cli/30_main.ipynb #3
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,9 +105,13 @@ def run(name: str, params: dict[str, Any], workspace: str | None, as_json: bool)
     with _open(workspace) as ws:
         entry = find(name, ws.root)
         entry.declaration.validate({k: v for k, v in params.items() if k != "workspace"}, text=True)
+        from gpt_trader.cli.engine import progress_line
         from gpt_trader.runbook.engine import run_procedure
+        from gpt_trader.runbook.warm import Control, interruptible
 
-        done = run_procedure(ws, entry.name, params, text=True)
+        control = Control(progress=progress_line(entry.command))
+        with interruptible(control):
+            done = run_procedure(ws, entry.name, params, text=True, control=control)
     if done.exit_code > 3:
         click.echo(json.dumps(done.to_json(), indent=2, ensure_ascii=False) if as_json else f"  {done.report}")
         raise _refused(done.error or done.outcome.summary, done.exit_code)
@@ -187,13 +192,16 @@ def _subtitle(entry: Entry) -> str:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="gpt-trader")
 @click.option("--workspace", metavar="DIR", help=_WHICH)
+@click.option("--engine", type=click.Choice(["warm", "plain"]), help="How notebooks run: forked from the fork server, or in fresh kernels.")
 @click.pass_context
-def cli(ctx: click.Context, workspace: str | None) -> None:
+def cli(ctx: click.Context, workspace: str | None, engine: str | None) -> None:
     """Trading operations that run themselves from notebooks.
 
     Exit codes: 0 ok, 1 warning, 2 critical, 3 unknown; 64 usage, 65 data, 74 storage, 78 configuration.
     """
     ctx.obj = workspace
+    if engine:
+        os.environ["GPT_TRADER_ENGINE"] = engine
 
 
 def _in_workspace(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -327,6 +335,19 @@ def metrics(serve: bool, workspace: str | None) -> None:
         with serve_metrics(ws) as server:
             click.echo(f"listening on http://127.0.0.1:{server.server_port}/metrics; a scraper must send the token of metrics.token")
             server.serve_forever()
+
+# %% ../../nbs/cli/30_main.ipynb #999
+@cli.command()
+@click.argument("action", type=click.Choice(["status", "start", "stop", "install", "cancel"]))
+@click.argument("run_id", required=False)
+@click.option("--prefix", metavar="DIR", help="install: the environment whose share/jupyter gets the kernel; without it, this one.")
+@click.option("as_json", "--json", is_flag=True, help="Print as JSON.")
+@_in_workspace
+def engine(action: str, run_id: str | None, prefix: str | None, as_json: bool, workspace: str | None) -> int:
+    """The process that makes notebooks start at once: see, start or stop it; install its Jupyter kernel; cancel the run RUN_ID."""
+    from gpt_trader.cli.engine import act
+
+    return act(action, run_id, prefix, as_json, lambda: _open(workspace))
 
 # %% ../../nbs/cli/30_main.ipynb #19
 @cli.command()

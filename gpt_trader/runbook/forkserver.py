@@ -125,6 +125,7 @@ class Order:
     memory_limit_mb: float | None = None
     bound: bool = False
     spare: bool = False
+    ignored: list[int] = field(default_factory=list)
     fds: list[int] = field(default_factory=list)
 
 
@@ -134,7 +135,7 @@ def order(message: Mapping[str, Any], fds: list[int]) -> Order:
     if set(message) - set(known):
         raise ValueError(f"unknown fields in the request: {', '.join(sorted(set(message) - set(known)))}")
     made = Order(**known, fds=fds)
-    if len(fds) != (3 if made.op == "driver" else 2) + made.bound:
+    if len(fds) != (4 if made.op == "driver" else 2) + made.bound:
         raise ValueError("the request came without its files")
     return made
 
@@ -162,7 +163,7 @@ def _take(made: Order, out: int = 1, err: int = 2) -> None:
         _tie(files.pop())
     if made.op != "driver":
         files.insert(0, os.open(os.devnull, os.O_RDONLY))
-    for target, source in zip((0, out, err), files, strict=True):
+    for target, source in zip((0, out, err), files, strict=False):
         os.dup2(source, target, inheritable=target <= 2)
     for fd in files:
         if fd > 2:
@@ -259,7 +260,13 @@ def _kernel(made: Order) -> None:
 def _driver(made: Order) -> None:
     """Run `gpt-trader` with the words of `argv`."""
     _leave_the_server(made.fds)
+    go = os.dup(made.fds[3])
     _take(made)
+    for signum in made.ignored:
+        signal.signal(signum, signal.SIG_IGN)
+    if os.read(go, 1) != b"g":
+        os._exit(0)
+    os.close(go)
     for name, fd, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         old, tty = getattr(sys, f"__{name}__"), os.isatty(fd)
         errors = "backslashreplace" if fd == 2 else old.errors
