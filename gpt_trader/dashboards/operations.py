@@ -34,6 +34,11 @@ def _minute(moment: str | None) -> str | None:
     return None if moment is None else moment[:16].replace("T", " ")
 
 
+def _when(moment: str | None) -> dict[str, str] | None:
+    "A moment to the minute, as a cell."
+    return None if moment is None else {"text": str(_minute(moment)), "value": moment}
+
+
 def _metrics_tile(rows: list[dict[str, Any]]) -> Tile:
     "How many key metrics are well."
     known = [r for r in rows if r["status"] is not None]
@@ -49,18 +54,19 @@ def _tiles(ws: "Workspace") -> list[Tile]:
     "The desk's tiles, the gravest questions first."
     state, services = desk(ws), service_rows(ws)
     permit, session, backup, journal = state["permit"], state["session"], state["backup"], state["journal"]
-    who = f"by {permit['actor']}, {_minute(permit['at'])} UTC: {permit['reason']}" if permit["actor"] else permit["said"]
+    trading = {True: "permitted", False: "halted", None: "not on record"}[permit["allowed"]]
     asked = [r for r in services if r["status"] is not None]
+    asked = [r for r in asked if r["service"] not in ("trading permit", "backup", "journal chain")]  # they have tiles of their own
     bad = [r["service"] for r in asked if r["status"] is not Status.OK]
     return [
-        Tile("Trading", "permitted" if permit["allowed"] else "halted", "text", status=permit["status"], note=who),
+        Tile("Trading", trading, "text", status=permit["status"], note=permit["said"]),
         Tile("Open alerts", state["alerts"]["open"], status=state["alerts"]["status"], note=state["alerts"]["said"]),
         Tile("Open incidents", len(state["incidents"]["open"]), status=state["incidents"]["status"], note=state["incidents"]["said"]),
         _metrics_tile(metric_rows(ws)),
         Tile("Services", f"{len(asked) - len(bad)} of {len(asked)} well", "text", status=_verdict([r["status"] for r in asked]),
              note=", ".join(bad) or "nothing is wrong with those that were asked"),
         Tile("Last session", session["session"], "date", status=session["status"], note=session["said"]),
-        Tile("Last backup", backup["at"], "time", status=backup["status"], note=backup["said"]),
+        Tile("Last backup", _minute(backup["at"]) or "none", "text", status=backup["status"], note=backup["said"]),
         Tile("Journal", journal["entries"], unit="entries", status=journal["status"], note=journal["said"])]
 
 # %% ../../nbs/dashboards/30_operations.ipynb #6
@@ -69,26 +75,20 @@ def _switch(ws: "Workspace") -> Action:
     if desk(ws)["permit"]["allowed"]:
         return Action("halt", "Halt trading", f"{_ACTS}:halt_trading",
                       "The trading permit is removed at once: no order is sent from then on. "
-                      "Orders that are with the broker already stay there.", danger=True, disabled=_only_now(ws),
+                      "Orders that are with the broker already stay there.", danger=True,
                       fields=(Field("reason", "Reason", help="for the journal and for whoever comes next", required=True),))
     return Action("resume", "Resume trading", f"{_ACTS}:resume_trading", "A trading permit is granted: the desk may send orders again.",
-                  danger=True, disabled=_only_now(ws), plan=f"{_ACTS}:plan_resume",
+                  danger=True, plan=f"{_ACTS}:plan_resume",
                   fields=(Field("reason", "Reason", help="why it is safe to trade again", required=True),))
-
-
-def _only_now(ws: "Workspace") -> str:
-    "Why nothing can be done, on a page that shows the past."
-    return "" if ws.moment is None else "The page shows a past moment; acts are for the present"
 
 
 def standing(ws: "Workspace") -> Panel:
     """Whether trading is permitted, and the verdict over alerts, incidents, metrics, services, session, backup and journal."""
     tiles = _tiles(ws)
     status = _verdict([t.status for t in tiles])
-    wrong = [f"{t.label.lower()}: {t.value} ({t.note})" if t.label in ("Trading", "Key metrics", "Services")
-             else f"{t.label.lower()}: {t.note}"
-             for t in tiles if t.status not in (None, Status.OK)]
-    said = "Nothing needs anybody now." if not wrong else f"{len(wrong)} of {len(tiles)} need a look. " + "; ".join(wrong) + "."
+    wrong = [t.label.lower() for t in tiles if t.status not in (None, Status.OK)]
+    said = "Nothing needs anybody now." if not wrong else f"{len(wrong)} of {len(tiles)} need a look: {', '.join(wrong)}."
+    said = f"Trading is halted. {said}" if tiles[0].value == "halted" else said
     return Panel("standing", "The desk now", (Note(said, status), Tiles(tuple(tiles)), Actions((_switch(ws),))), status)
 
 # %% ../../nbs/dashboards/30_operations.ipynb #10
@@ -114,19 +114,21 @@ def _bounds(row: dict[str, Any]) -> dict[str, str]:
     low, high = row["normal"].split(" to ")
     words = {"<": "under", ">": "over"}
     edges = {k: f"{words[row[k][0]]} {read(row[k][2:])}{tail}" for k in ("alert", "critical")}
-    return {"normal": f"{read(low)} to {read(high)}{tail}", **edges}
+    bands = {"normal": f"{read(low)} to {read(high)}{tail}", **edges}
+    return {k: v.replace(" ", "\u00a0") for k, v in bands.items()}  # a band stays on one line
 
 
 def _metric(row: dict[str, Any]) -> dict[str, Any]:
     "A row of the panel."
     known = row["low"] is not None and row["high"] is not None
     between = f"{amount(row['low'], row['unit'])} to {amount(row['high'], row['unit'])}" if known else ""
-    size = f"n = {row['n']:,}" if row["n"] is not None else ""
+    between = between.replace(" % to", " to").replace(" ms to", " to").replace(" ", "\u00a0")
+    size = f"n\u00a0=\u00a0{row['n']:,}" if row["n"] is not None else ""
     look = row["status"] and str(row["status"])
     return {"_id": row["key"], "metric": row["metric"], "now": {"text": amount(row["now"], row["unit"]), "value": row["now"]},
             "band": {"text": row["band"], "status": look}, "history": row["history"],
             "rests": ", ".join(filter(None, (between, size))) or None,
-            **_bounds(row), "at": row["at"], "how": row["how"], "source": row["source"].rsplit("/", 1)[-1]}
+            **_bounds(row), "at": _when(row["at"]), "how": row["how"], "source": row["source"].rsplit("/", 1)[-1]}
 
 # %% ../../nbs/dashboards/30_operations.ipynb #11
 def key_metrics(ws: "Workspace") -> Panel:
@@ -134,7 +136,7 @@ def key_metrics(ws: "Workspace") -> Panel:
     rows = metric_rows(ws)
     columns = (Column("metric", "Metric"), Column("now", "Now", "number"), Column("band", "Band", "status"),
                Column("history", "Lately", "spark"), Column("rests", "Interval"), Column("normal", "Normal"),
-               Column("alert", "Alert"), Column("critical", "Critical"), Column("at", "Measured", "time"),
+               Column("alert", "Alert"), Column("critical", "Critical"), Column("at", "Measured (UTC)", "date"),
                Column("source", "Set in", "code"))
     odd = [f"{r['metric']}: {r['how']}" for r in rows if r["how"] and r["status"] not in (None, Status.OK)]
     parts: list[Part] = [Table(columns, [_metric(r) for r in rows], id="key_metrics")]
@@ -176,8 +178,7 @@ def _acknowledge(ws: "Workspace", row: dict[str, Any]) -> Action | None:
         return None
     return Action(f"acknowledge:{row['alert_id']}", "Acknowledge", f"{_ACTS}:acknowledge_alert",
                   f"The journal will say that you have taken on: {_titled(row)}. The alert stays open until its metric is back.",
-                  {"alert_id": row["alert_id"]}, (Field("note", "Note", help="what you are going to do, if you can say"),),
-                  disabled=_only_now(ws))
+                  {"alert_id": row["alert_id"]}, (Field("note", "Note", help="what you are going to do, if you can say"),))
 
 
 def _silence(ws: "Workspace", row: dict[str, Any]) -> Action:
@@ -186,37 +187,34 @@ def _silence(ws: "Workspace", row: dict[str, Any]) -> Action:
                   f"Notifications about this alert are held back for a while: {_titled(row)}. The alert itself goes on, and shows here.",
                   {"rule": row["rule"], "labels": row["labels"]},
                   (Field("duration", "For how long", value="2h", help="such as 30m, 2h or 1d", required=True),
-                   Field("comment", "Why", help="for whoever wonders why nobody was called", required=True)), disabled=_only_now(ws))
+                   Field("comment", "Why", help="for whoever wonders why nobody was called", required=True)))
 
 
 def _alert(ws: "Workspace", row: dict[str, Any], silenced: dict[str, str]) -> dict[str, Any]:
     "A row of the open alerts."
     owner = f"{row['acknowledged_by']}, {_minute(row['acknowledged_at'])}" if row["acknowledged_by"] else None
     owner = f"{owner}: {row['note']}" if owner and row["note"] else owner
-    state = "not known" if row["state"] == "undefined" else row["state"]
-    return {"_id": row["alert_id"], "severity": _severity(row["severity"]), "alert": _titled(row), "since": row["fired_at"],
-            "against": _against(row) if row["state"] != "undefined" else str(row["reason"]), "state": state, "owner": owner,
-            "silenced": silenced.get(row["fingerprint"]), "incident": row["incident"],
-            "source": str(row["source"] or "").rsplit("/", 1)[-1] or None,
-            "acknowledge": _acknowledge(ws, row), "silence": _silence(ws, row), "rule": row["rule"], "value": row["value"],
-            "threshold": row["threshold"]}
+    where = str(row["source"] or "").rsplit("/", 1)[-1]
+    stands = _against(row) + (f" ({where})" if where else "") if row["state"] != "undefined" else f"not known: {row['reason']}"
+    return {"_id": row["alert_id"], "severity": _severity(row["severity"]), "alert": _titled(row), "stands": stands,
+            "since": _when(row["fired_at"]), "owner": owner, "silenced": _when(silenced.get(row["fingerprint"])),
+            "incident": row["incident"], "acknowledge": _acknowledge(ws, row), "silence": _silence(ws, row), "rule": row["rule"],
+            "value": row["value"], "threshold": row["threshold"], "state": row["state"]}
 
 # %% ../../nbs/dashboards/30_operations.ipynb #17
 def alerts(ws: "Workspace") -> Panel:
     """What is open, who has taken it on, until when it is silenced; and what was resolved lately."""
     rows, past = alert_rows(ws), resolved_rows(ws)
     held = {r["fingerprint"]: utc_text(found[0].ends_at) for r in rows if (found := silenced_by(ws, r))}
-    columns = (Column("severity", "Severity", "status"), Column("alert", "Alert"), Column("since", "Since", "time"),
-               Column("against", "Where it stands"),
-               Column("state", "State"), Column("owner", "Taken on by"), Column("silenced", "Silenced until", "time"),
-               Column("incident", "Incident", "code"),
-               Column("acknowledge", "Take on", "action"), Column("silence", "Silence", "action"), Column("source", "Set in", "code"))
+    columns = (Column("severity", "Severity", "status"), Column("alert", "Alert"), Column("stands", "Where it stands"),
+               Column("since", "Since (UTC)", "date"), Column("owner", "Taken on by"), Column("acknowledge", "Take on", "action"),
+               Column("silence", "Silence", "action"), Column("silenced", "Silenced until", "date"), Column("incident", "Incident", "code"))
     opened = Table(columns, [_alert(ws, r, held) for r in rows], "Open", "No alert is open.", "open_alerts")
-    ended = [{"_id": str(r["seq"]), "severity": _severity(r["severity"]), "alert": _titled(r), "since": r["fired_at"],
-              "resolved": r["resolved_at"],
+    ended = [{"_id": str(r["seq"]), "severity": _severity(r["severity"]), "alert": _titled(r), "since": _when(r["fired_at"]),
+              "resolved": _when(r["resolved_at"]),
               "lasted": _lasted(r["fired_at"], r["resolved_at"]), "against": _against(r)} for r in past]
-    resolved = Table((Column("severity", "Severity", "status"), Column("alert", "Alert"), Column("since", "Fired", "time"),
-                      Column("resolved", "Resolved", "time"),
+    resolved = Table((Column("severity", "Severity", "status"), Column("alert", "Alert"), Column("since", "Fired (UTC)", "date"),
+                      Column("resolved", "Resolved (UTC)", "date"),
                       Column("lasted", "Lasted"), Column("against", "Where it stood")), ended, "Resolved lately", "None was ever resolved.",
                      "resolved_alerts", 4)
     return Panel("alerts", "Alerts", (opened, resolved), desk(ws)["alerts"]["status"])
@@ -231,12 +229,12 @@ def silences(ws: "Workspace") -> Panel:
         look = {ACTIVE: {"text": "active", "status": "warning"}, PENDING: {"text": "pending"}, EXPIRED: {"text": "over"}}[state]
         end = None if state == EXPIRED else Action(f"expire:{s.id}", "End now", f"{_ACTS}:expire_silence",
                                                    f"{s.id} ends: its alerts speak again from now on.",
-                                                   {"silence_id": s.id}, (Field("note", "Note"),), disabled=_only_now(ws))
-        rows.append({"_id": s.id, "id": s.id, "state": look, "what": ", ".join(map(str, s.matchers)), "ends": utc_text(s.ends_at),
+                                                   {"silence_id": s.id}, (Field("note", "Note"),))
+        rows.append({"_id": s.id, "id": s.id, "state": look, "what": ", ".join(map(str, s.matchers)), "ends": _when(utc_text(s.ends_at)),
                      "who": s.author,
                      "why": s.comment, "starts": utc_text(s.starts_at), "end": end})
     columns = (Column("id", "Silence", "code"), Column("state", "State", "status"), Column("what", "What is silent"),
-               Column("ends", "Until", "time"),
+               Column("ends", "Until (UTC)", "date"),
                Column("who", "Who"), Column("why", "Why"), Column("end", "End", "action"))
     living = sum(r["state"]["text"] != "over" for r in rows)
     make = Action("silence", "New silence", f"{_ACTS}:silence_matching",
@@ -244,7 +242,7 @@ def silences(ws: "Workspace") -> Panel:
                   fields=(Field("matchers", "What", help="such as rule=cpu_usage, or category=system, severity=P3; all must fit",
                                 required=True),
                           Field("duration", "For how long", value="2h", help="such as 30m, 2h or 1d", required=True),
-                          Field("comment", "Why", help="for whoever wonders why nobody was called", required=True)), disabled=_only_now(ws))
+                          Field("comment", "Why", help="for whoever wonders why nobody was called", required=True)))
     table = Table(columns, rows[:living + 10], empty="Nothing was ever silenced.", id="silences", limit=max(living, 1))
     return Panel("silences", "Silences", (table, Actions((make,))),
                  Status.WARNING if any(r["state"]["text"] == "active" for r in rows) else None)
@@ -259,14 +257,14 @@ def services(ws: "Workspace") -> Panel:
     """Each service with its verdict, what was found, and when it was asked."""
     rows = [{"_id": r["service"].replace(" ", "_"), "service": r["service"],
              "status": str(r["status"]) if r["status"] else {"text": "not yet"},
-             "said": r["said"], "at": r["at"], "report": _report(r["folder"])} for r in service_rows(ws)]
+             "said": r["said"], "at": _when(r["at"]), "report": _report(r["folder"])} for r in service_rows(ws)]
     columns = (Column("service", "Service"), Column("status", "Status", "status"), Column("said", "What was found"),
-               Column("at", "Asked", "time"),
+               Column("at", "Asked (UTC)", "date"),
                Column("report", "Report", "link"))
     check = Action("health_check", "Check now", "gpt_trader.dashboards.runacts:run",
                    "The full health check runs: it times the model, walks the journal, "
                    "asks disk and broker, records the key metrics, and judges the alert rules. It changes no position.",
-                   {"_name": "health_check", "full": True}, disabled=_only_now(ws))
+                   {"_name": "health_check", "full": True})
     status = _verdict([r["status"] for r in service_rows(ws)])
     return Panel("services", "Services", (Table(columns, rows, id="services"), Actions((check,))), status,
                  "Rows without a time are read from the record at each look; the others were asked outside by the health check.")
@@ -276,8 +274,8 @@ def _incident(i: Any) -> dict[str, Any]:
     "A row of the incidents."
     said = {"none": "no playbook has run", "running": "the playbook is running"}.get(i.playbook_state, i.playbook_summary or "")
     return {"_id": i.incident_id, "incident": i.incident_id, "severity": _severity(i.severity), "state": i.state, "title": i.title,
-            "opened": i.opened_at,
-            "resolved": i.resolved_at, "found": said, "report": _report(i.report_folder)}
+            "opened": _when(i.opened_at),
+            "resolved": _when(i.resolved_at), "found": said, "report": _report(i.report_folder)}
 
 
 def incidents(ws: "Workspace") -> Panel:
@@ -285,13 +283,14 @@ def incidents(ws: "Workspace") -> Panel:
     known = all_incidents(ws)
     columns = (Column("incident", "Incident", "code"), Column("severity", "Severity", "status"), Column("state", "State"),
                Column("title", "What"),
-               Column("opened", "Opened", "time"), Column("resolved", "Resolved", "time"), Column("found", "What the playbook found"),
+               Column("opened", "Opened (UTC)", "date"), Column("resolved", "Resolved (UTC)", "date"),
+               Column("found", "What the playbook found"),
                Column("report", "Report", "link"))
     parts = [Table(columns, [_incident(i) for i in known[:50]], empty="There was never an incident.", id="incidents", limit=5)]
     shown_one = next((i for i in known if i.open), known[0] if known else None)
     if shown_one is not None:
-        steps = [{"_id": str(s["seq"]), "at": s["at"], "what": s["what"]} for s in timeline(ws, shown_one)]
-        parts.append(Table((Column("at", "When", "time"), Column("what", "What happened")), steps[::-1],
+        steps = [{"_id": str(s["seq"]), "at": _when(s["at"]), "what": s["what"]} for s in timeline(ws, shown_one)]
+        parts.append(Table((Column("at", "When (UTC)", "date"), Column("what", "What happened")), steps[::-1],
                            f"{shown_one.incident_id}, step by step, newest first",
                            id="timeline", limit=6))
     return Panel("incidents", "Incidents", tuple(parts), desk(ws)["incidents"]["status"])
@@ -323,6 +322,6 @@ def acts(ws: "Workspace", limit: int = 20) -> Panel:
     found = ws.store.rows(f"SELECT seq FROM journal WHERE kind IN ({marks}) AND actor NOT IN ({out}) ORDER BY seq DESC LIMIT ?",
                           [*_KINDS, *MACHINES, limit])
     entries = [e for e in (ws.journal.get(r["seq"]) for r in found) if e is not None]
-    rows = [{"_id": str(e.seq), "at": e.at, "who": e.actor, "what": _act(ws, e), "seq": e.seq} for e in entries]
-    columns = (Column("at", "When", "time"), Column("who", "Who"), Column("what", "Did what"), Column("seq", "Entry", "number"))
+    rows = [{"_id": str(e.seq), "at": _when(e.at), "who": e.actor, "what": _act(ws, e), "seq": e.seq} for e in entries]
+    columns = (Column("at", "When (UTC)", "date"), Column("who", "Who"), Column("what", "Did what"), Column("seq", "Entry", "number"))
     return Panel("acts", "Acts of people", (Table(columns, rows, empty="Nobody has done anything yet.", id="acts", limit=6),))

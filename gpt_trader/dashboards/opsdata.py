@@ -181,9 +181,13 @@ def permit_row(ws: "Workspace") -> dict[str, Any]:
 
     found = permit_state(ws)
     if found is None:
-        return {"allowed": None, "actor": None, "at": None, "reason": "", "said": "not on record at that moment", "status": None}
-    return {"allowed": found.allowed, "actor": found.actor or None, "at": utc_text(found.at) if found.at else None,
-            "reason": found.reason, "said": found.message, "status": Status.OK if found else Status.WARNING}
+        return {"allowed": None, "actor": None, "at": None, "reason": "", "said": "nobody had granted or revoked a permit", "status": None}
+    at = utc_text(found.at) if found.at else None
+    said = found.message
+    if found.actor and at:
+        said = f"by {found.actor}, {at[:16].replace('T', ' ')} UTC" + (f": {found.reason}" if found.reason else "")
+    return {"allowed": found.allowed, "actor": found.actor or None, "at": at, "reason": found.reason, "said": said,
+            "status": Status.OK if found else Status.WARNING}
 
 
 def desk(ws: "Workspace") -> dict[str, dict[str, Any]]:
@@ -242,10 +246,16 @@ def _checked(ws: "Workspace") -> dict[str, dict[str, Any]]:
     return found
 
 # %% ../../nbs/dashboards/28_opsdata.ipynb #21
+def _permit_said(permit: Mapping[str, Any]) -> str:
+    "'granted by ann, …' or 'halted by ben, …'; what else there is to say stands for itself."
+    return f"{'granted' if permit['allowed'] else 'halted'} {permit['said']}" if permit["actor"] else str(permit["said"])
+
+
 def service_rows(ws: "Workspace") -> list[dict[str, Any]]:
     """A row a service: service, status (None: not yet), said, at (UTC; when it was asked outside, None: just now), folder of that run."""
     state, (clock, clock_said), (feed, feed_said) = desk(ws), _clock(ws), _feed(ws)
-    rows = [{"service": "trading permit", "status": state["permit"]["status"], "said": state["permit"]["said"]},
+    rows = [{"service": "trading permit", "status": state["permit"]["status"],
+             "said": _permit_said(state["permit"])},
             {"service": "clock", "status": clock, "said": clock_said}, {"service": "data feed", "status": feed, "said": feed_said},
             {"service": "backup", "status": state["backup"]["status"], "said": state["backup"]["said"]},
             {"service": "journal chain", "status": state["journal"]["status"], "said": state["journal"]["said"]}]

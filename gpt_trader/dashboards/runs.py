@@ -46,11 +46,10 @@ def _form(ws: "Workspace", entry: Entry) -> Action:
     fields = tuple(field_of(p) for p in d.parameters if p.name not in ("workspace", "execute"))
     says = f"{d.subtitle.rstrip('.')}. " if d.subtitle else ""
     says += ("It changes something: look at its dry run first, then confirm." if d.mutates
-             else "It only looks and changes nothing but the record.")
+             else "It runs as soon as you confirm.")
     says += f" {entry.notice}" if entry.notice else ""
     return Action(f"run:{entry.name}", "Run…" if fields or d.mutates else "Run", f"{_ACTS}:run", says, {"_name": entry.name}, fields,
-                  plan=f"{_ACTS}:plan" if d.mutates else "", danger=d.mutates,
-                  disabled="" if ws.moment is None else "The page shows a past moment; acts are for the present")
+                  plan=f"{_ACTS}:plan" if d.mutates else "", danger=d.mutates)
 
 
 def _procedure(ws: "Workspace", entry: Entry) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def _procedure(ws: "Workspace", entry: Entry) -> dict[str, Any]:
     except GptTraderError as e:
         return {"_id": entry.name, "name": entry.name, "what": f"cannot be used: {e.what}",
                 "nature": {"text": "broken", "status": "unknown"}, "run": None}
-    nature = {"text": "changes things", "status": "warning"} if d.mutates else {"text": "only looks"}
+    nature = {"text": "changes things", "status": "warning"} if d.mutates else {"text": "runs at once"}
     return {"_id": entry.name, "name": entry.name, "what": d.subtitle, "nature": nature, "origin": entry.source, "run": _form(ws, entry)}
 
 
@@ -82,9 +81,14 @@ def procedures(ws: "Workspace") -> Panel:
                  about="Each is a notebook that also runs from the command line: gpt-trader run NAME.")
 
 # %% ../../nbs/dashboards/70_runs.ipynb #9
-def _started(text: str | None) -> dict[str, Any]:
-    "The parameters of a run as JSON text, without those that say nothing."
+def _parameters(text: str | None) -> dict[str, Any]:
+    "The parameters of a run, without those that say nothing."
     return {k: v for k, v in json.loads(text or "{}").items() if v not in ("", None, []) and k != "execute"}
+
+
+def _when(moment: str) -> dict[str, str]:
+    "A moment to the minute, as a cell."
+    return {"text": moment[:16].replace("T", " "), "value": moment}
 
 
 def parameters_text(parameters: dict[str, Any]) -> str:
@@ -102,12 +106,12 @@ def running(ws: "Workspace") -> Panel:
     rows = [_job(ws, j) for j in mine]
     others = ws.store.rows("SELECT run_id, name, actor, started_at, parameters FROM procedures WHERE finished_at IS NULL "
                            "ORDER BY started_at DESC LIMIT 20")
-    rows += [{"_id": r["run_id"], "name": r["name"], "who": r["actor"], "started": r["started_at"],
-              "with": parameters_text(_started(r["parameters"])),
+    rows += [{"_id": r["run_id"], "name": r["name"], "who": r["actor"], "started": _when(r["started_at"]),
+              "with": parameters_text(_parameters(r["parameters"])),
               "state": "under way, or ended without a word", "stop": None} for r in others
              if r["run_id"] not in {j["run_id"] for j in mine}]
     columns = (Column("name", "Procedure", "code"), Column("stop", "Stop", "action"), Column("state", "How far"), Column("who", "Who"),
-               Column("started", "Started", "time"), Column("with", "With"))
+               Column("started", "Started (UTC)", "date"), Column("with", "With"))
     lost = any(j["error"] or not j["alive"] for j in mine)
     return Panel("running", "Running now", (Table(columns, rows, empty="Nothing runs now.", id="running"),),
                  Status.WARNING if lost else None)
@@ -121,7 +125,7 @@ def _job(ws: "Workspace", job: dict[str, Any]) -> dict[str, Any]:
            if over else Action(f"cancel:{job['run_id']}", "Stop", f"{_ACTS}:cancel",
                                "The run is interrupted. What it has changed until then stays changed.",
                                {"run_id": job["run_id"]}, danger=True))
-    return {"_id": job["run_id"], "name": job["name"], "who": job["actor"], "started": job["at"], "state": said_of(job), "stop": act,
+    return {"_id": job["run_id"], "name": job["name"], "who": job["actor"], "started": _when(job["at"]), "state": said_of(job), "stop": act,
             "with": parameters_text({k: v for k, v in job["values"].items() if k != "execute"})}
 
 # %% ../../nbs/dashboards/70_runs.ipynb #10
@@ -133,8 +137,8 @@ def _run(r: dict[str, Any]) -> dict[str, Any]:
     seconds = r["seconds"] if r["seconds"] is not None else (parse_utc(r["finished_at"]) - parse_utc(r["started_at"])).total_seconds()
     verified = f" ({r['verification']})" if r["verification"] else ""
     return {"_id": r["run_id"], "name": r["name"], "status": r["status"], "said": (r["summary"] or "") + verified,
-            "started": r["started_at"], "who": r["actor"],
-            "took": {"text": seconds_text(seconds), "value": seconds}, "with": parameters_text(_started(r["parameters"])) or None,
+            "started": _when(r["started_at"]), "who": r["actor"],
+            "took": {"text": seconds_text(seconds), "value": seconds}, "with": parameters_text(_parameters(r["parameters"])) or None,
             "report": {"text": "report", "href": report_href(r["folder"])} if r["folder"] else None, "parent": r["parent"] or None,
             "id": r["run_id"]}
 
@@ -153,7 +157,7 @@ def runs(ws: "Workspace", names: tuple[str, ...] = (), status: str = "") -> Pane
     total = ws.store.rows(f"SELECT count(*) AS n FROM ({sql})", given)[0]["n"]
     columns = (Column("name", "Procedure", "code"), Column("status", "Outcome", "status"), Column("said", "In a sentence"),
                Column("report", "Report", "link"),
-               Column("started", "Started", "time"), Column("took", "Took", "number"), Column("who", "Who"), Column("with", "With"),
+               Column("started", "Started (UTC)", "date"), Column("took", "Took", "number"), Column("who", "Who"), Column("with", "With"),
                Column("id", "Run", "code"))
     table = Table(columns, [_run(r) for r in rows], empty="Nothing has run yet.", id="runs", limit=15, search=True)
     more = [Note(f"The newest {LIMIT} of {total:,} runs; reports/index.html lists all.")] if total > LIMIT else []
