@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
+from .acts import alerts, halt, resume
 from .doctor import doctor
 from .new import new
 from .output import columns, outcome_lines, pairs, show_error, show_run
@@ -336,7 +337,7 @@ def metrics(serve: bool, workspace: str | None) -> None:
             click.echo(f"listening on http://127.0.0.1:{server.server_port}/metrics; a scraper must send the token of metrics.token")
             server.serve_forever()
 
-# %% ../../nbs/cli/30_main.ipynb #999
+# %% ../../nbs/cli/30_main.ipynb #18
 @cli.command()
 @click.argument("action", type=click.Choice(["status", "start", "stop", "install", "cancel"]))
 @click.argument("run_id", required=False)
@@ -349,7 +350,7 @@ def engine(action: str, run_id: str | None, prefix: str | None, as_json: bool, w
 
     return act(action, run_id, prefix, as_json, lambda: _open(workspace))
 
-# %% ../../nbs/cli/30_main.ipynb #19
+# %% ../../nbs/cli/30_main.ipynb #20
 @cli.command()
 @click.argument("folder", metavar="DIR")
 @click.option("symbols", "--symbol", multiple=True, metavar="SYMBOL", help="Only this symbol; may be repeated.")
@@ -433,11 +434,13 @@ def lab(ctx: click.Context, port: int, browser: bool, workspace: str | None) -> 
 
     open_lab(workspace or ctx.obj, port=port, browser=browser)
 
-# %% ../../nbs/cli/30_main.ipynb #21
+# %% ../../nbs/cli/30_main.ipynb #22
 cli.add_command(new)
 cli.add_command(doctor)
+for _command in (alerts, halt, resume):
+    cli.add_command(_command)
 
-# %% ../../nbs/cli/30_main.ipynb #23
+# %% ../../nbs/cli/30_main.ipynb #24
 def run_cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Never raises, never shows a traceback unless GPT_TRADER_DEBUG is set."""
     try:
