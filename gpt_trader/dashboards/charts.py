@@ -184,41 +184,20 @@ def band_figure(
 
 # %% ../../nbs/dashboards/34_charts.ipynb #11
 def bars_figure(
-    names: Sequence[str],
-    groups: Mapping[str, Sequence[Any]],
-    alt: str,
-    *,
-    tick: str = ",.0f",
-    unit: str = "",
-    height: int = 320,
-    level: float | None = None,
-    level_text: str = "",
+    names: Sequence[str], groups: Mapping[str, Sequence[Any]], alt: str, *, tick: str = ",.0f", unit: str = "", height: int = 320,
+    level: float | None = None, level_text: str = "",
 ) -> Figure:
-    """Upright bars, grouped: one group a name, one bar a series; the second is hatched, so that it is told apart without colour."""
-    looks: list[dict[str, Any]] = [{"color": BLUE}, {"color": ORANGE, "pattern": {"shape": "/", "fgcolor": "#ffffff", "solidity": 0.25}}]
-    data = [
-        {
-            "type": "bar",
-            "name": name,
-            "x": list(names),
-            "y": plain(y),
-            "marker": look,
-            "hovertemplate": f"%{{x}}: %{{y:{tick}}}{unit and ' ' + unit}<extra>{name}</extra>",
-        }
-        for (name, y), look in zip(groups.items(), looks, strict=False)
-    ]
+    """Upright bars, grouped: one group a name, one bar a series, in the order of the legend; each bar says its value."""
+    data = [{"type": "bar", "name": name, "x": list(names), "y": plain(y), "marker": {"color": colour}, "texttemplate": f"%{{y:{tick}}}",
+             "textposition": "outside", "cliponaxis": False, "textfont": {"size": 11},
+             "hovertemplate": f"%{{x}}: %{{y:{tick}}}{unit and ' ' + unit}<extra>{name}</extra>"}
+            for (name, y), colour in zip(groups.items(), (BLUE, ORANGE), strict=False)]
     more: dict[str, Any] = {}
     if level is not None:
         shape, note = _line(level, VERMILION, level_text)
         more = {"shapes": [shape], "annotations": [note]}
-    layout = _layout(
-        barmode="group",
-        bargap=0.35,
-        showlegend=len(groups) > 1,
-        xaxis={"type": "category"},
-        yaxis={"tickformat": tick, "title": {"text": unit}},
-        **more,
-    )
+    layout = _layout(barmode="group", bargap=0.45, showlegend=len(groups) > 1, xaxis={"type": "category"},
+                     yaxis={"tickformat": tick, "title": {"text": unit}}, **more)
     return Figure({"data": data, "layout": layout}, alt, height)
 
 # %% ../../nbs/dashboards/34_charts.ipynb #12
@@ -358,12 +337,9 @@ def matrix_figure(names: Sequence[str], values: Sequence[Sequence[float]], alt: 
             "hovertemplate": "%{x} and %{y}: %{z:.2f}<extra></extra>",
         }
     ]
-    axis = {"type": "category", "showgrid": False}
-    return Figure(
-        {"data": data, "layout": _layout(margin={"l": 60, "r": 18, "t": 10, "b": 40}, xaxis=axis, yaxis=axis | {"autorange": "reversed"})},
-        alt,
-        height,
-    )
+    x = {"type": "category", "showgrid": False, "constrain": "domain"}
+    y = x | {"autorange": "reversed", "scaleanchor": "x"}
+    return Figure({"data": data, "layout": _layout(margin={"l": 60, "r": 18, "t": 10, "b": 40}, xaxis=x, yaxis=y)}, alt, height)
 
 # %% ../../nbs/dashboards/34_charts.ipynb #15
 def reliability_figure(series: Mapping[str, Sequence[Mapping[str, float]]], alt: str, height: int = 360) -> Figure:

@@ -41,7 +41,7 @@ _ACCURACY_COLUMNS = (
 
 def _span(low: float | None, high: float | None, sign: str = "") -> str:
     "An interval of shares in words."
-    return "not known yet" if low is None or high is None else f"{low:{sign}.1%} to {high:{sign}.1%}"
+    return "not known yet" if low is None or high is None else f"{low:{sign}.1%}\u00a0to\u00a0{high:{sign}.1%}"
 
 
 def evaluation_row(head: str, rows: str, e: "Evaluation") -> dict[str, Any]:
@@ -150,14 +150,10 @@ def history(ws: "Workspace") -> Panel:
 # %% ../../nbs/dashboards/60_model.ipynb #9
 def _walk_forward(ws: "Workspace", head: str) -> "pd.DataFrame | None":
     "The champion's out-of-sample predictions; None without a champion."
-    import io
-
-    import pandas as pd
-
-    from gpt_trader.ml.registry import PREDICTIONS_FILE, champion
+    from gpt_trader.ml.registry import champion
 
     best = champion(ws, head)
-    return None if best is None else pd.read_parquet(io.BytesIO(best.read(ws, PREDICTIONS_FILE)), columns=["probability", "label"]).dropna()
+    return None if best is None else best.predictions(ws)[["probability", "label"]].dropna()
 
 # %% ../../nbs/dashboards/60_model.ipynb #10
 _BRIER = (("n", "n"), ("score", "Brier"), ("reliability", "Reliability"), ("resolution", "Resolution"), ("uncertainty", "Uncertainty"),
@@ -325,7 +321,8 @@ def registry(ws: "Workspace") -> Panel:
                 "version": m.version,
                 "state": {"text": m.status, "status": look},
                 "registered": m.registered_at,
-                "trained": f"{m.card['first']} to {m.card['last']}",
+                "first": m.card["first"],
+                "last": m.card["last"],
                 "rows": m.card["rows"],
                 "n": e.n,
                 "accuracy": e.accuracy,
@@ -341,7 +338,7 @@ def registry(ws: "Workspace") -> Panel:
             Column("version", "Version", "code"),
             Column("state", "State", "status"),
             Column("registered", "Registered", "time"),
-            Column("trained", "Trained on"),
+            Column("first", "Trained from", "date"), Column("last", "to", "date"),
             Column("rows", "Rows", "number"),
             Column("n", "Judged on", "number"),
             Column("accuracy", "Walk-forward", "percent"),

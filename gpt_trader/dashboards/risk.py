@@ -64,8 +64,10 @@ def summary(ws: "Workspace") -> Panel:
     said = risk_outcome(view)
     share = report.exposure.gross / report.equity if report.equity > 0 else None
     tiles = (
-        Tile("VaR", report.var, "money", "USD", standing["max_var"], f"{report.confidence:.0%}, {report.scenarios} past sessions"),
-        Tile("Expected shortfall", report.es, "money", "USD", standing["max_expected_shortfall"], "the mean loss beyond VaR"),
+        Tile("VaR, USD", report.var, "money", status=standing["max_var"],
+             note=f"{report.confidence:.0%}, {report.scenarios} past sessions"),
+        Tile("Expected shortfall, USD", report.es, "money", status=standing["max_expected_shortfall"],
+             note="the mean loss beyond VaR"),
         Tile("Volatility", report.volatility, "percent", note="a year, of equity, through the same scenarios"),
         Tile("Drawdown", report.drawdown, "percent", status=standing["max_drawdown"], note="from the highest equity"),
         Tile("Gross exposure", share, "percent", status=standing["max_gross_exposure"], note=_usd(report.exposure.gross)),
@@ -217,10 +219,10 @@ def exposure(ws: "Workspace") -> Panel:
     e, report, rows = seen.view.report.exposure, seen.view.report, position_rows(seen)
     tiles = Tiles(
         (
-            Tile("Gross", e.gross, "money", "USD"),
-            Tile("Net", e.net, "money", "USD"),
-            Tile("Long", e.long, "money", "USD"),
-            Tile("Short", e.short, "money", "USD"),
+            Tile("Gross, USD", e.gross, "money"),
+            Tile("Net, USD", e.net, "money"),
+            Tile("Long, USD", e.long, "money"),
+            Tile("Short, USD", e.short, "money"),
             Tile(
                 "Largest position",
                 e.largest_share if e.largest else None,

@@ -45,47 +45,20 @@ def summary(ws: "Workspace") -> Panel:
     last = rows[-1] if rows else None
     gross = None if equity <= 0 else report.exposure.gross / equity
     gained = equity - deposits
+    paid = f"{gained / deposits:+.2%} of {deposits:,.0f} paid in; {len(rows)} sessions" if deposits else "nothing was paid in yet"
     tiles = (
-        Tile("Equity", equity, "money", "USD", note=f"at the close of {seen.view.session}"),
-        Tile(
-            "Gain, newest session",
-            None if last is None else float(last["pnl"]),
-            "money",
-            "USD",
-            Status(limits["max_daily_loss"]),
-            "no session was closed yet" if last is None else f"session {last['session']}",
-        ),
-        Tile(
-            "Gain since start",
-            gained,
-            "money",
-            "USD",
-            note=f"{gained / deposits:+.2%} of {deposits:,.0f} paid in; {len(rows)} sessions" if deposits else "nothing was paid in yet",
-        ),
-        Tile("Cash", float(book.cash), "money", "USD"),
-        Tile(
-            "Gross exposure",
-            gross,
-            "percent",
-            status=Status(limits["max_gross_exposure"]),
-            note=f"{report.exposure.gross:,.0f} USD in {len(report.values)} positions",
-        ),
-        Tile(
-            "Drawdown",
-            report.drawdown,
-            "percent",
-            status=Status(limits["max_drawdown"]),
-            note=f"limit {ws.config.risk.limits.max_drawdown:.0%} from the highest equity",
-        ),
-        _permit(ws),
-    )
-    return Panel(
-        "summary",
-        "Account",
-        (Tiles(tiles),),
-        worst(t.status for t in tiles if t.status is not None),
-        "Positions and cash from the journal, at the newest closes that the desk knows.",
-    )
+        Tile("Equity, USD", equity, "money", note=f"at the close of {seen.view.session}"),
+        Tile("Newest session, USD", None if last is None else float(last["pnl"]), "money", status=Status(limits["max_daily_loss"]),
+             note="no session was closed yet" if last is None else f"gain of {last['session']}"),
+        Tile("Since start, USD", gained, "money", note=paid),
+        Tile("Cash, USD", float(book.cash), "money"),
+        Tile("Gross exposure", gross, "percent", status=Status(limits["max_gross_exposure"]),
+             note=f"{report.exposure.gross:,.0f} USD in {len(report.values)} positions"),
+        Tile("Drawdown", report.drawdown, "percent", status=Status(limits["max_drawdown"]),
+             note=f"limit {ws.config.risk.limits.max_drawdown:.0%} from the highest equity"),
+        _permit(ws))
+    return Panel("summary", "Account", (Tiles(tiles),), worst(t.status for t in tiles if t.status is not None),
+                 "Positions and cash from the journal, at the newest closes that the desk knows.")
 
 # %% ../../nbs/dashboards/40_trading.ipynb #7
 def equity(ws: "Workspace") -> Panel:
@@ -289,19 +262,10 @@ def fills(ws: "Workspace") -> Panel:
     table = Table(_FILL_COLUMNS, rows, f"Newest {len(rows)}" if rows else "", "Nothing was ever traded.", "fills", limit=10)
     known = [r for r in rows if r["cost"] is not None]
     traded = sum(r["quantity"] * r["reference"] for r in known)
-    tiles = (
-        Tile("Fills shown", len(rows)),
-        Tile("Fees", sum(r["fee"] or 0.0 for r in rows), "money", "USD"),
-        Tile(
-            "Shortfall",
-            sum(r["cost"] for r in known) if known else None,
-            "money",
-            "USD",
-            note=f"{1e4 * sum(r['cost'] for r in known) / traded:+.1f} bp of {traded:,.0f} USD decided"
-            if traded
-            else "no reference is known",
-        ),
-    )
+    lost = sum(r["cost"] for r in known)
+    note = f"{1e4 * lost / traded:+.1f} bp of {traded:,.0f} decided" if traded else "no reference is known"
+    tiles = (Tile("Fills shown", len(rows)), Tile("Fees, USD", sum(r["fee"] or 0.0 for r in rows), "money"),
+             Tile("Shortfall, USD", lost if known else None, "money", note=note))
     about = "Shortfall: against the close that the order was decided on, positive when it cost us; the night's move is in it."
     return Panel("fills", "Fills", (Tiles(tiles), table) if rows else (table,), about=about)
 

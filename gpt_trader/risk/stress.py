@@ -138,12 +138,12 @@ def worst_scenarios(values: Mapping[str, float], adj_close: pd.DataFrame, *, day
         pnl = scenario_pnl(held, moves).sum(axis=1)
         what = "session" if length == 1 else f"{length} sessions"
         if pnl.empty:
-            found.append(Scenario(f"worst_{length}", f"Worst {what} found", "historical", sessions=length,
+            found.append(Scenario(f"worst_{length}", f"Worst {what}", "historical", sessions=length,
                                   problem=f"no {what} on which all of {', '.join(sorted(held))} have prices"))
         for rank, day in enumerate(pnl.nsmallest(count).index, start=1):
             at = int(adj_close.index.get_loc(day))
             path = adj_close.iloc[at - length + 1:at + 1][list(held)] / adj_close.iloc[at - length][list(held)] - 1.0
-            ordinal = f"No. {rank} of the worst sessions" if length == 1 else f"Worst {what} of {len(pnl):,}"
+            ordinal = f"Worst session no. {rank}" if length == 1 else f"Worst {what}"
             first, last = adj_close.index[at - length + 1], day
             found.append(Scenario(f"worst_{length}" + (f"_{rank}" if length == 1 else ""), ordinal, "historical",
                                   {s: float(moves.loc[day, s]) for s in held}, length, f"{first:%Y-%m-%d}", f"{last:%Y-%m-%d}", path=path))
@@ -272,7 +272,7 @@ def stress_outcome(report: StressReport) -> Outcome:
         "no scenario could be measured"
         if low is None
         else (
-            f"the worst of {len(known)} scenarios is {low.title}: {low.total or 0:+,.0f} USD"
+            f"the worst of {len(known)} scenarios is '{low.title}' with {low.total or 0:+,.0f} USD"
             + ("" if low.share is None else f", {low.share:+.1%} of equity")
         )
     )
