@@ -26,6 +26,7 @@ def desk(tmp_path_factory) -> Path:
     """A workspace that holds the package's prices and the research notebooks, and no model."""
     root = tmp_path_factory.mktemp("desk")
     with Workspace.create(root, SimulatedClock(datetime(2013, 3, 1, 22, tzinfo=UTC))) as ws:
+        (ws.config_dir / "models.yaml").write_text("lightgbm:\n  num_boost_round: 80\n")  # a third of the trees, a third of the time
         ingest(ws, EmbeddedProvider(), ws.config.app.desk.universe)
         assert {c.path.stem for c in bring_research(ws)} == set(ORDER)
     return root

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .engine import kernelspec
 from ..core.clock import write_atomically
 from ..core.extras import need
 from ..core.outcome import GptTraderError
@@ -86,8 +87,8 @@ def copied_lines(copied: list[Copied]) -> list[str]:
 # %% ../../nbs/cli/60_lab.ipynb #9
 def kernel_spec(ws: "Workspace") -> dict[str, Any]:
     """The spec of the kernel that notebooks of this workspace get."""
-    return {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--ext=gpt_trader.dashboards.magics"],
-            "display_name": "Python 3 (gpt_trader)", "language": "python", "metadata": {"debugger": True},
+    warm = kernelspec()
+    return {**warm, "argv": [*warm["argv"], "--ext=gpt_trader.dashboards.magics"], "display_name": "Python 3 (gpt_trader)",
             "env": {"GPT_TRADER_HOME": str(ws.root)}}
 
 

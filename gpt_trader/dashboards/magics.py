@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAGICS', 'load_ipython_extension', 'unload_ipython_extension', 'pairs', 'procedures_panel', 'GptTraderMagics',
-           'alerts_panel', 'positions_panel', 'completions', 'load', 'unload']
+           'alerts_panel', 'positions_panel', 'completions', 'NeedPercent', 'load', 'unload']
 
 # %% ../../nbs/dashboards/82_magics.ipynb #2
 import functools
@@ -16,6 +16,8 @@ from typing import Any
 from IPython.core.error import UsageError as ShellUsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
+from IPython.core.prefilter import PrefilterChecker
+from traitlets import Integer
 
 from ..core.outcome import GptTraderError, UsageError, did_you_mean
 from ..core.workspace import Workspace
@@ -261,11 +263,28 @@ def _completer(shell: Any, event: Any) -> list[str]:
         raise TryNext from error
 
 # %% ../../nbs/dashboards/82_magics.ipynb #15
+class NeedPercent(PrefilterChecker):
+    """Hands a line that begins with one of our names, but without a %, to Python."""
+
+    priority = Integer(650).tag(config=True)  # before automagic's 700
+
+    def check(self, line_info: Any) -> Any:
+        """The handler of plain Python for our names; None leaves the line to the others."""
+        manager: Any = self.prefilter_manager
+        plain = not line_info.esc and line_info.ifun in (*MAGICS, "gpt_trader")
+        return manager.get_handler_by_name("normal") if plain else None
+
+
+def _checkers(shell: Any) -> list[Any]:
+    return [c for c in shell.prefilter_manager.checkers if isinstance(c, NeedPercent)]
+
+
 def load(shell: Any) -> None:
     """Give an IPython shell the magics, their completions and the cards; nothing where it has them."""
     if "GptTraderMagics" in shell.magics_manager.registry:
         return
     shell.register_magics(GptTraderMagics(shell))
+    NeedPercent(shell=shell, prefilter_manager=shell.prefilter_manager, parent=shell.prefilter_manager)
     for name in MAGICS:
         shell.set_hook("complete_command", _completer, str_key=f"%{name}")
     register(shell)
@@ -278,6 +297,8 @@ def unload(shell: Any) -> None:
         magics.close()
     for name in (*MAGICS, "gpt_trader"):
         shell.magics_manager.magics["line"].pop(name, None)
+    for checker in _checkers(shell):
+        shell.prefilter_manager.unregister_checker(checker)
     unregister(shell)
 
 
