@@ -172,13 +172,13 @@ def _titled(row: dict[str, Any]) -> str:
     return f"{row['title']} ({labels})" if labels else str(row["title"])
 
 # %% ../../nbs/dashboards/30_operations.ipynb #16
-def _acknowledge(ws: "Workspace", row: dict[str, Any]) -> Action | None:
-    "The act of taking an alert on; none for one that somebody has."
-    if row["acknowledged_at"]:
-        return None
-    return Action(f"acknowledge:{row['alert_id']}", "Acknowledge", f"{_ACTS}:acknowledge_alert",
-                  f"The journal will say that you have taken on: {_titled(row)}. The alert stays open until its metric is back.",
-                  {"alert_id": row["alert_id"]}, (Field("note", "Note", help="what you are going to do, if you can say"),))
+def _acknowledge(ws: "Workspace", row: dict[str, Any]) -> Action:
+    "The act of taking an alert on, or over from whoever has it."
+    owner = row["acknowledged_by"]
+    says = f"The journal will say that you have taken on: {_titled(row)}. The alert stays open until its metric is back."
+    return Action(f"acknowledge:{row['alert_id']}", "Take over" if owner else "Acknowledge", f"{_ACTS}:acknowledge_alert",
+                  f"{owner} has it now. {says}" if owner else says, {"alert_id": row["alert_id"]},
+                  (Field("note", "Note", help="what you are going to do, if you can say"),))
 
 
 def _silence(ws: "Workspace", row: dict[str, Any]) -> Action:

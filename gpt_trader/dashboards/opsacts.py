@@ -27,13 +27,11 @@ def _verified(good: bool, said: str, instead: str, **figures: Any) -> Outcome:
 
 
 def acknowledge_alert(ws: "Workspace", alert_id: str, note: str | None = None) -> Outcome:
-    """Say that the journal's actor has taken an open alert on. UsageError when it is not open any more, or taken on already."""
+    """Say that the journal's actor has taken an open alert on. UsageError when it is not open any more."""
     ws.require_present("an alert was to be acknowledged")
     row = next((r for r in open_alerts(ws) if r["alert_id"] == alert_id), None)
     if row is None:
         raise UsageError(f"the alert {alert_id} is not open any more")
-    if row["acknowledged_at"]:
-        raise UsageError(f"{row['title']} was taken on by {row['acknowledged_by']} at {row['acknowledged_at']}")
     entry = acknowledge(ws, alert_id, note=note or "")
     after = next((r for r in open_alerts(ws) if r["alert_id"] == alert_id), {})
     good = after.get("acknowledged_by") == entry.actor == ws.journal.actor

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,7 +55,7 @@ def _alive(job: Mapping[str, Any]) -> bool:
         return False
 
 # %% ../../nbs/dashboards/68_runacts.ipynb #5
-_CHILD = "from gpt_trader.dashboards.runacts import child; child()"
+_CHILD = "import sys; from gpt_trader.dashboards.runacts import child; child(sys.argv[1])"
 
 
 def _spawn(ws: "Workspace", name: str, values: Mapping[str, Any]) -> tuple[str, subprocess.Popen[bytes]]:
@@ -81,59 +80,31 @@ def _spawn(ws: "Workspace", name: str, values: Mapping[str, Any]) -> tuple[str, 
     return run_id, process
 
 # %% ../../nbs/dashboards/68_runacts.ipynb #7
-def child() -> None:
-    """The process of one run; its order is the last argument, as JSON."""
+def child(text: str) -> None:
+    """The process of one run; `text` is its order, as JSON."""
     from gpt_trader.core.workspace import Workspace
     from gpt_trader.runbook.engine import run_procedure
+    from gpt_trader.runbook.warm import Control
 
-    order, over = json.loads(sys.argv[-1]), threading.Event()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    order = json.loads(text)
     with Workspace.open(order["root"]) as ws:
         mark = _jobs(ws) / f"{order['run_id']}.json"
-        teller = threading.Thread(target=_tell, args=(mark, ws.reports_dir, order["run_id"], over))
-        teller.start()
-        error = None
+        while not mark.exists():  # the page writes it right after it has started this process
+            time.sleep(0.02)
+        watched = Control(progress=lambda p: _note(mark, done=p.done, cells=p.total))
         try:
-            run_procedure(ws, order["name"], order["values"], run_id=order["run_id"])
+            run_procedure(ws, order["name"], order["values"], run_id=order["run_id"], control=watched)
         except KeyboardInterrupt:
             _cancelled(ws, order)
         except GptTraderError as e:
-            error = str(e)
-        over.set()
-        teller.join()
-        if error is not None:
-            _note(mark, error=error)
+            _note(mark, error=str(e))
             return
-        mark.unlink(missing_ok=True)
-        mark.with_suffix(".log").unlink(missing_ok=True)
+        forget(ws, order["run_id"])
 
 
 def _note(mark: Path, **facts: Any) -> None:
     "Put something into a job's file."
     write_atomically(mark, json.dumps({**json.loads(mark.read_bytes()), **facts}).encode())
-
-
-def _tell(mark: Path, reports: Path, run_id: str, over: threading.Event) -> None:
-    "Bring the job's file up to date as cells are done, until it is over. The page writes the file right after it has started this process."
-    while not mark.exists():
-        time.sleep(0.02)
-    seen = None
-    while not over.wait(0.25):
-        now = _cells(reports, run_id)
-        if now is not None and now != seen:
-            _note(mark, done=now[0], cells=now[1])
-            seen = now
-
-
-def _cells(reports: Path, run_id: str) -> tuple[int, int] | None:
-    "How many of the code cells of a running notebook are done, from the draft that is saved at each cell."
-    for draft in reports.glob(f".run-{run_id}-*/notebook.ipynb"):
-        try:
-            cells = [c for c in json.loads(draft.read_bytes())["cells"] if c["cell_type"] == "code"]
-        except (OSError, ValueError):  # it is being written
-            return None
-        return sum(c["metadata"].get("papermill", {}).get("status") == "completed" for c in cells), len(cells)
-    return None
 
 
 def _cancelled(ws: "Workspace", order: Mapping[str, Any], actor: str | None = None) -> None:
@@ -213,13 +184,17 @@ def _outcome_of(ws: "Workspace", run_id: str, process: "subprocess.Popen[bytes]"
 
 
 def cancel(ws: "Workspace", run_id: str) -> Outcome:
-    """Stop a run that was started from a page: asked first, then ended. Verified by the process and the journal."""
+    """Stop a run that was started from a page: the engine is asked first, then the process. Verified by the process and the journal."""
+    from gpt_trader.runbook.engine import cancel_run
+
     ws.require_present(f"run {run_id} was to be stopped")
     job = next((j for j in jobs(ws) if j["run_id"] == run_id), None)
     if job is None or not job["alive"]:
         raise UsageError(f"run {run_id} is not under way", mend="Look at the table of past runs")
-    for sign, patience in ((signal.SIGINT, 10), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
-        os.killpg(job["pid"], sign)
+    asked = cancel_run(ws, run_id, f"stopped before its end, as {ws.journal.actor} asked")
+    for sign, patience in ((None if asked else signal.SIGINT, 10), (signal.SIGINT, 5), (signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+        if sign is not None:
+            os.killpg(job["pid"], sign)
         end = time.monotonic() + patience
         while _alive(job) and time.monotonic() < end:
             time.sleep(0.05)
