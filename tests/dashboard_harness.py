@@ -1,6 +1,5 @@
 """What the tests of the dashboards share: a workspace, a running server, a browser that keeps an eye on itself, axe."""
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -8,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,21 +62,6 @@ class Server:
         except HTTPError as error:
             return Answer(error.code, error.headers, error.read().decode(errors="replace"))
 
-    def kernels(self) -> list[psutil.Process]:
-        """The processes of its pages, started or forked: those that know this server by their environment and are no worker of it."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("GPT_TRADER_DASHBOARD_PID") == str(self.process.pid) and _is_kernel(process):
-                    found.append(process)
-        return found
-
-    def wait_for_kernels(self, many: int, seconds: float = 60) -> None:
-        """Wait until there are so many; fail with what there is."""
-        end = time.monotonic() + seconds
-        while (found := len(self.kernels())) != many:
-            assert time.monotonic() < end, f"{found} kernels, not {many}, after {seconds:.0f} s"
-            time.sleep(0.2)
 
     def stop(self) -> int:
         """Ask it to stop; its exit code."""
@@ -86,14 +70,27 @@ class Server:
         return self.process.wait(60)
 
 
-def _is_kernel(process: psutil.Process) -> bool:
-    return "snapshot import work" not in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
+def lives(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Wait for it, or fail with what it was."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.1)
 
 
 def start_server(root: Path, *options: str, env: dict[str, str] | None = None) -> Server:
     """Start `gpt-trader dashboard` on a free port, and wait until it has printed its address."""
     printed = root.parent / f"{root.name}-dashboard.log"
-    command = [str(Path(sys.executable).with_name("gpt-trader")), "dashboard", "--workspace", str(root), "--port", "0", "--no-browser", *options]
+    program = str(Path(sys.executable).with_name("gpt-trader"))
+    command = [program, "dashboard", "--workspace", str(root), "--port", "0", "--no-browser", *options]
     with printed.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}, cwd=root.parent)
     end = time.monotonic() + 90
@@ -116,15 +113,15 @@ def serving(root: Path, *options: str, env: dict[str, str] | None = None) -> Ite
 # ---------------------------------------------------------------- a workspace that has something to show
 def make_desk(root: Path) -> Path:
     """The demo's workspace: trained models, 40 replayed sessions, alerts and an incident (half a minute)."""
-    done = subprocess.run([str(Path(sys.executable).with_name("gpt-trader")), "--workspace", str(root), "demo"], capture_output=True, text=True,
-                          timeout=600, cwd=root.parent)
+    command = [str(Path(sys.executable).with_name("gpt-trader")), "--workspace", str(root), "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=root.parent)
     assert done.returncode in (0, 1, 2), done.stdout + done.stderr
     return root
 
 
 @pytest.fixture(scope="session")
 def demo_desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo workspace, made once for all tests of this process; never written to. $GPT_TRADER_TEST_DESK names one that is there already."""
+    """A demo workspace, made once for all tests of this process and never written to; or the one that $GPT_TRADER_TEST_DESK names."""
     ready = os.environ.get("GPT_TRADER_TEST_DESK")
     return Path(ready) if ready else make_desk(tmp_path_factory.mktemp("made") / "desk")
 
@@ -172,14 +169,26 @@ class Visitor:
         """Open a page ('risk', 'risk?as_of=2013-02-01'); wait until it is live."""
         page = self.context.new_page()
         page.set_default_timeout(PATIENCE)
-        page.on("console", lambda m: self.problems.append(f"console: {m.text} ({m.location.get('url', '')})") if m.type in ("error", "warning") else None)
+        page.on("console", self._console)
         page.on("pageerror", lambda e: self.problems.append(f"page: {e}"))
-        page.on("request", lambda r: None if r.url.startswith((self.server.base + "/", "data:", "blob:")) else self.problems.append(f"outside: {r.url}"))
-        page.on("websocket", lambda w: None if w.url.startswith(self.server.base.replace("http", "ws", 1) + "/") else self.problems.append(f"outside: {w.url}"))
+        page.on("request", lambda r: self._request(r.url))
+        page.on("websocket", lambda w: self._request(w.url))
         page.goto(f"{self.server.base}/{path}", wait_until="commit")
         if live:
             wait_live(page)
         return page
+
+    def _console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(f"console: {message.text} ({message.location.get('url', '')})")
+
+    def _request(self, url: str) -> None:
+        if not url.startswith((self.server.base + "/", self.server.base.replace("http", "ws", 1) + "/", "data:", "blob:")):
+            self.problems.append(f"outside: {url}")
+
+    def processes(self) -> list[int]:
+        """The ids of the processes that the server's open pages have."""
+        return list(self.context.request.get(f"{self.server.base}/api/open").json()["processes"])
 
     def nothing_wrong(self) -> None:
         """Fail with what went wrong in any page so far."""
@@ -217,7 +226,7 @@ def faults(page: Any) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page).response["violations"]
-    return [f"{v['impact']} {v['id']}: {v['help']} ({len(v['nodes'])}x, e.g. {json.dumps(v['nodes'][0]['target'])} {v['nodes'][0]['html'][:160]})"
+    return [f"{v['impact']} {v['id']}: {v['help']} ({len(v['nodes'])}x, e.g. {v['nodes'][0]['html'][:200]})"
             for v in found if v["impact"] in ("serious", "critical")]
 
 
@@ -255,8 +264,7 @@ def perform(page: Any, panel: str, action: str, fields: dict[str, Any] | None = 
         show.click()
         dialog.get_by_role("button", name="Confirm").wait_for()
     dialog.get_by_role("button", name="Confirm").click()
-    page.wait_for_function("() => { const r = document.querySelector('dialog[open] .gt-result'); return r && r.textContent && !r.classList.contains('gt-busy'); }",
-                           timeout=PATIENCE)
+    page.wait_for_selector("dialog[open] .gt-result:not(:empty):not(.gt-busy)", timeout=PATIENCE)
     said = dialog.locator(".gt-result").inner_text()
     dialog.get_by_role("button", name=re.compile("Close|Cancel")).click()
     return said

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'CSP', 'HEADERS', 'PATIENCE', 'plotly_file', 'People', 'Owners', 'Handler', 'SignIn', 'Health', 'Alive',
-           'Leave', 'Assets', 'Reports', 'page_notebook', 'PageHandler']
+           'Open', 'Leave', 'Assets', 'Reports', 'page_notebook', 'PageHandler']
 
 # %% ../../nbs/dashboards/26_handlers.ipynb #2
 import asyncio
@@ -183,6 +183,18 @@ class Alive(Handler):
             raise HTTPError(401)
         theirs = self.settings["gt_owners"].get(kernel_id) == self.current_user.username
         self.finish({"kernel": theirs and kernel_id in self.kernel_manager})
+
+
+class Open(Handler):
+    """How many pages are open, and which processes keep them up to date."""
+
+    @allow_unauthenticated
+    def get(self) -> None:
+        """Tell whoever is signed in."""
+        if self.current_user is None:
+            raise HTTPError(401)
+        kernels = self.settings["gt_kernels"]
+        self.finish({"open": len(kernels.owners), "most": kernels.most, "processes": kernels.processes()})
 
 
 class Leave(Handler):
