@@ -7,6 +7,7 @@ __all__ = ['WARM', 'DUTY', 'work', 'Snapshot', 'Snapshots']
 
 # %% ../../nbs/dashboards/22_snapshot.ipynb #2
 import asyncio
+import contextlib
 import json
 import os
 import select
@@ -17,9 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ..core.outcome import GptTraderError
+from .. import __version__
+from ..core.clock import write_atomically
+from ..core.outcome import GptTraderError, StorageError
 from ..core.secret import redact
-from ..core.workspace import Workspace
+from ..core.workspace import MARKER, Workspace
 from .pages import PAGES, draw_panel, page_of
 from .watch import Drawing, moment_facts
 
@@ -108,7 +111,6 @@ class Snapshot:
 
     facts: dict[str, Any]
     panels: list[dict[str, str]] = field(default_factory=list)  # name and html, in order
-    drawn_at: float = 0.0  # by the monotonic clock of the server
 
 
 class Snapshots:
@@ -119,6 +121,8 @@ class Snapshots:
         self.last: dict[str, Snapshot] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._waiting: dict[int, asyncio.Queue[dict[str, Any]]] = {}
+        self.folder = Path(root) / MARKER / "cache" / "dashboard"
+        self._load()
         self._number = 0
         self._reader: asyncio.Task[None] | None = None
 
@@ -158,17 +162,32 @@ class Snapshots:
                 if "panel" in message:
                     made.panels.append(message["panel"])
                 if "end" in message and not as_of:
-                    made.drawn_at = time.monotonic()
-                    self.last[page] = made
+                    self._keep(page, made)
                 yield message
                 if "end" in message or "error" in message:
                     return
         finally:
             del self._waiting[number]
 
+    def _keep(self, page: str, made: Snapshot) -> None:
+        "In memory and, when it differs, on the disk."
+        before, self.last[page] = self.last.get(page), made
+        if before is None or (before.facts, before.panels) != (made.facts, made.panels):
+            text = json.dumps({"version": __version__, "facts": made.facts, "panels": made.panels})
+            with contextlib.suppress(StorageError):  # a cache that cannot be written is no cache
+                write_atomically(self.folder / f"{page}.json", text.encode())
+
+    def _load(self) -> None:
+        "What an earlier server of this version kept."
+        for name in PAGES:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                kept = json.loads((self.folder / f"{name}.json").read_text())
+                if kept["version"] == __version__:
+                    self.last[name] = Snapshot(dict(kept["facts"]), [{"name": p["name"], "html": p["html"]} for p in kept["panels"]])
+
     async def whole(self, page: str, as_of: str = "") -> Snapshot | str:
         """All of it, or the error's sentence."""
-        made = Snapshot({}, [], time.monotonic())
+        made = Snapshot({})
         async for message in self.ask(page, as_of):
             made.facts = message.get("facts", made.facts)
             if "panel" in message:
