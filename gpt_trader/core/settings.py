@@ -139,8 +139,8 @@ class DashboardSettings(Settings):
     """Who may see the dashboards, which listen on the loopback address alone; names are those that the journal knows people by."""
 
     port: Annotated[int, Field(ge=0, le=65535)]  # on 127.0.0.1; 0: any free one
-    tokens: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,60}$")], Secret]
-    pages: Count
+    tokens: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,60}$")], Secret]  # who: reference to their token
+    pages: Count  # open at once, each with a process of its own
 
 
 class Backup(Settings):
@@ -378,8 +378,8 @@ class Correlations(Settings):
     """When holdings move together more than they used to: percentiles of the mean correlation among its own past windows."""
 
     window: Annotated[int, Field(ge=20)]
-    alert: Annotated[float, Field(gt=0, lt=1), LOWER]
-    critical: Annotated[float, Field(gt=0, lt=1), LOWER]
+    alert: Annotated[float, Field(gt=0, lt=1), LOWER]  # share of the past windows that were lower
+    critical: Annotated[float, Field(gt=0, lt=1), LOWER]  # the same, where it becomes critical
 
     @model_validator(mode="after")
     def _ordered(self) -> "Correlations":
