@@ -108,7 +108,16 @@ def cancel_run(ws: "Workspace", run_id: str, reason: str = "cancelled") -> bool:
     return False
 
 # %% ../../nbs/runbook/20_engine.ipynb #9
+_IMPORTS = threading.Lock()
+
+
 def _papermill() -> Any:
+    """papermill, imported by one thread at a time: its libraries import in circles, of which a second thread would see half."""
+    with _IMPORTS:
+        return _import_papermill()
+
+
+def _import_papermill() -> Any:
     """papermill, imported without the grammar that one optional URI checker of jsonschema compiles (2 s, and not used here)."""
     absent = "rfc3987_syntax" not in sys.modules
     if absent:
@@ -116,6 +125,7 @@ def _papermill() -> Any:
     try:
         import logging
 
+        import jupyter_client  # noqa: F401
         import papermill
         from papermill.engines import papermill_engines
         from papermill.execute import execute_notebook  # noqa: F401
@@ -131,6 +141,7 @@ def _papermill() -> Any:
 def _warm_up() -> None:
     from gpt_trader.runbook.report import _exporter
 
+    _papermill()
     _exporter()
 
 # %% ../../nbs/runbook/20_engine.ipynb #10
