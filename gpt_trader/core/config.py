@@ -9,6 +9,7 @@ __all__ = ['FILES', 'OTHER_FILES', 'ETC', 'packaged_dir', 'user_dir', 'Config', 
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,20 @@ class Config:
         return here
 
 # %% ../../nbs/core/20_config.ipynb #13
+@lru_cache(maxsize=8)
+def _parsed(path: Path, stamp: tuple[int, int]) -> Section | None:
+    return read_yaml(path)
+
+
+def _packaged(path: Path) -> Section | None:
+    "A packaged file's tree, read once for each state of the file."
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return _parsed(path, (found.st_mtime_ns, found.st_size))
+
+
 def load_config(
     workspace_config_dir: Path | None = None,  # a workspace's config folder; None without one
     *,
@@ -178,7 +193,7 @@ def load_config(
         _no_strays(folder)
     models, trees = {}, {}
     for name, model in FILES.items():
-        tree = read_yaml(packaged_dir() / f"{name}.yaml")
+        tree = _packaged(packaged_dir() / f"{name}.yaml")
         if tree is None:
             raise ConfigError(f"The packaged {name}.yaml is missing", where=str(packaged_dir()), mend="Install gpt_trader again")
         found, machine, machine_tree = validate(model, tree, f"{name}.yaml"), None, None

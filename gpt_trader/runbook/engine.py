@@ -24,12 +24,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.asof import PastError
 from ..core.clock import open_clock, parse_utc, utc_text
 from ..core.outcome import ConfigError, DataError, GptTraderError, Outcome, Status, StorageError, UsageError
 from ..core.settings import EngineSettings
 from ..core.workspace import disk_errors
 from .catalogue import Entry, find
-from .procedure import MIME, PARENT, RUN_ID, started_body
+from .procedure import AS_OF, MIME, PARENT, RUN_ID, started_body
 from .rendezvous import Unavailable, say_once
 from .rendezvous import start as start_server
 from .warm import Cancelled, Control, KernelWish, Limits, WarmEngine
@@ -145,7 +146,7 @@ def _warm_up() -> None:
     _exporter()
 
 # %% ../../nbs/runbook/20_engine.ipynb #10
-_OURS = {c.__name__: c for c in (UsageError, DataError, StorageError, ConfigError, GptTraderError)}
+_OURS = {c.__name__: c for c in (UsageError, PastError, DataError, StorageError, ConfigError, GptTraderError)}
 
 
 @dataclass(frozen=True)
@@ -298,6 +299,7 @@ def run_procedure(
     timeout: float | None = None,  # seconds for the whole run; None: as config.yaml says
     parent: str | None = None,  # the run that starts this one
     run_id: str | None = None,  # chosen by the caller, who wants to know it beforehand; None: a new one
+    as_of: str | None = None,  # a past moment that the notebook is to look at; the run itself is journalled in the present
     control: Control | None = None,  # to watch or cancel the run from elsewhere, or with limits of its own
 ) -> Run:
     """Run a procedure's notebook and file its evidence under `reports/`.
@@ -309,6 +311,7 @@ def run_procedure(
     declared = entry.declaration
     home = {"workspace": str(ws.root)} if declared.parameter("workspace") else {}
     values = declared.validate({**dict(params or {}), **home}, text=text)
+    then = _past_moment(ws, entry, as_of) if as_of else {}
     threading.Thread(target=_warm_up, daemon=True).start()
     run_id, started, clock = run_id or new_run_id(), ws.clock.now(), time.perf_counter()
     draft = _draft(ws, run_id)
@@ -316,10 +319,10 @@ def run_procedure(
     control = _control(control, settings, timeout, draft)
     try:
         with tempfile.TemporaryDirectory(prefix="gpt-trader-") as scratch, disk_errors("write the report", ws.reports_dir):
-            env = {**os.environ, "IPYTHONDIR": scratch, **_environment(ws, run_id, parent)}
+            env = {**os.environ, "IPYTHONDIR": scratch, **_environment(ws, run_id, parent), AS_OF: then.get("as_of", "")}
             wish = KernelWish(scratch, env, settings.warm, memory_mb=control.limits.memory_mb)
             crash = _execute(entry.path, draft / "notebook.ipynb", values, wish, ws.root, control)
-            run = _finish(ws, entry, draft, values, run_id, parent, started, clock, crash, control.engine or "plain")
+            run = _finish(ws, entry, draft, {**values, **then}, run_id, parent, started, clock, crash, control.engine or "plain")
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     if settings.warm and run.engine == "plain":
@@ -327,9 +330,18 @@ def run_procedure(
     return run
 
 
+def _past_moment(ws: "Workspace", entry: Entry, as_of: str) -> dict[str, str]:
+    """The moment in full, as the run's record has it. UsageError when there is none such, or the notebook acts."""
+    if entry.declaration.mutates or entry.chapter == "playbooks":
+        raise UsageError(f"{entry.name} does more than look, which cannot be done at a past moment", where="as_of",
+                         mend="Leave the moment out")
+    with ws.as_of(as_of) as then:
+        return {"as_of": utc_text(then.clock.now())}
+
+
 def _warm_next_time(settings: EngineSettings) -> None:
     try:
-        start_server(idle_minutes=settings.idle_minutes)
+        start_server(idle_minutes=settings.idle_minutes, unasked=True)
     except Unavailable as e:
         say_once(str(e))
 

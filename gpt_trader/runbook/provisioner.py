@@ -66,7 +66,7 @@ class ForkProvisioner(LocalProvisioner):
             say_once(str(e))
             if self.start:
                 with contextlib.suppress(Unavailable):
-                    start(kwargs.get("env"), idle_minutes=self.idle_minutes)
+                    start(kwargs.get("env"), idle_minutes=self.idle_minutes, unasked=True)
         self.kind = "plain"
         found = await super().launch_kernel(cmd, **kwargs)
         if self.memory_limit_mb and self.pid:
