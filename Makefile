@@ -9,7 +9,7 @@
 VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
-CHECKED := gpt_trader nbs tests benchmarks setup.py
+CHECKED := gpt_trader nbs tests benchmarks docs setup.py
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=10
 DESCRIBES := setup.py settings.ini pyproject.toml constraints.txt
 
@@ -88,6 +88,11 @@ demo: $(VENV)/.base system  ## one real trading day, from market history to an e
 lab: $(VENV)/.lab system  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir nbs
 
+EXECUTE ?= on
+.PHONY: docs
+docs: $(VENV)/.dev system  ## the site, into docs/_build/html (EXECUTE=off: without running notebooks)
+	@$(BIN)/python docs/build.py --workers $(WORKERS) $(if $(filter off no 0,$(EXECUTE)),--no-execute)
+
 # ---------------------------------------------------------------- gate
 .PHONY: sync
 sync: $(VENV)/.dev  ## sort the notebooks' imports, clean them, and export the package from them
@@ -123,5 +128,5 @@ bench: $(VENV)/.dev system  ## ratios against the best known, measured side by s
 
 .PHONY: clean
 clean:  ## what building and testing leave behind (never a workspace, nor .venv)
-	rm -rf build dist gpt_trader.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist docs/_build gpt_trader.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find gpt_trader tests benchmarks nbs \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
