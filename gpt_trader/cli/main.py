@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
-from .acts import alerts, halt, resume
+from .acts import AS_OF, alerts, halt, resume
 from .doctor import doctor
 from .new import new
 from .output import columns, outcome_lines, pairs, show_error, show_run
@@ -57,6 +57,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 _WHICH = "The workspace; without it $GPT_TRADER_HOME, else the nearest enclosing one."
 _WORKSPACE = click.Option(["--workspace"], metavar="DIR", help=_WHICH)
 _JSON = click.Option(["as_json", "--json"], is_flag=True, help="Print the outcome as JSON.")
+_AS_OF = click.Option(["--as-of"], metavar="MOMENT", help=AS_OF)
 _EXECUTE = click.Option(["act", "--execute", "--yes"], is_flag=True, help="Really do it; without this it is a dry run.")
 _DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Only say what would be done (the default).")
 
@@ -67,13 +68,15 @@ def procedure_command(entry: Entry) -> click.Command:
     can_execute = declared.parameter("execute") is not None
     options = [_option(p) for p in declared.parameters if p.name not in ("workspace", "execute")]
 
-    def callback(workspace: str | None, as_json: bool, act: bool = False, dry_run: bool = False, **values: Any) -> int:
+    def callback(workspace: str | None, as_json: bool, act: bool = False, dry_run: bool = False, as_of: str | None = None,
+                 **values: Any) -> int:
         if act and dry_run:
             raise UsageError("--execute and --dry-run exclude each other", where=entry.command)
         params = {**_given(values), **({"execute": True} if act else {})}
-        return run(entry.name, params, workspace, as_json)
+        return run(entry.name, params, workspace, as_json, as_of)
 
-    flags = [*([_EXECUTE, _DRY_RUN] if can_execute else []), _JSON, _WORKSPACE]
+    looks = [_AS_OF] if not can_execute and entry.chapter != "playbooks" and not declared.parameter("as_of") else []
+    flags = [*([_EXECUTE, _DRY_RUN] if can_execute else looks), _JSON, _WORKSPACE]
     text = f"{declared.title}.\n\n{declared.subtitle}" if declared.subtitle else declared.title
     return click.Command(entry.command, params=[*options, *flags], callback=callback, help=text, short_help=declared.subtitle)
 
@@ -99,7 +102,7 @@ def _way_into_a_restore(workspace: str | None) -> None:
         click.secho(said, fg="yellow", err=True)
 
 
-def run(name: str, params: dict[str, Any], workspace: str | None, as_json: bool) -> int:
+def run(name: str, params: dict[str, Any], workspace: str | None, as_json: bool, as_of: str | None = None) -> int:
     """Run the procedure `name` with parameters as texts, print its outcome, return its exit code."""
     if name == "restore_backup" and params.get("execute"):
         _way_into_a_restore(workspace)
@@ -112,7 +115,7 @@ def run(name: str, params: dict[str, Any], workspace: str | None, as_json: bool)
 
         control = Control(progress=progress_line(entry.command))
         with interruptible(control):
-            done = run_procedure(ws, entry.name, params, text=True, control=control)
+            done = run_procedure(ws, entry.name, params, text=True, as_of=as_of, control=control)
     if done.exit_code > 3:
         click.echo(json.dumps(done.to_json(), indent=2, ensure_ascii=False) if as_json else f"  {done.report}")
         raise _refused(done.error or done.outcome.summary, done.exit_code)
