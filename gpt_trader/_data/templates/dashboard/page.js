@@ -21,6 +21,7 @@ $("gt-theme").addEventListener("click", () => {
   themeChanged();
 });
 system.addEventListener("change", themeChanged);
+$("gt-theme").setAttribute("aria-pressed", String(isDark()));
 
 // ---------------------------------------------------------------- clock
 const live = { since: 0, beat: 0, lost: false, stopped: false, trouble: "" };
