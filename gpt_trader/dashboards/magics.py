@@ -102,6 +102,7 @@ class GptTraderMagics(Magics):
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
         self._ws: Workspace | None = None
+        self.replaced: dict[str, Any] = {}  # IPython's own of our names, given back when this is unloaded
 
     @property
     def ws(self) -> Workspace:
@@ -158,7 +159,7 @@ class GptTraderMagics(Magics):
         """Show the open alerts, the gravest first."""
         return alerts_panel(self.ws, asked.all)
 
-    @_magic(argument("--sort-by", default="risk", metavar="risk|value|pnl|symbol", help="What comes first."))
+    @_magic(argument("--sort-by", default="risk", choices=("risk", "value", "pnl", "symbol"), help="What comes first."))
     def positions(self, asked: Any) -> Panel:
         """Show what is held, what it is worth and which position carries the risk."""
         return positions_panel(self.ws, asked.sort_by)
@@ -283,7 +284,9 @@ def load(shell: Any) -> None:
     """Give an IPython shell the magics, their completions and the cards; nothing where it has them."""
     if "GptTraderMagics" in shell.magics_manager.registry:
         return
-    shell.register_magics(GptTraderMagics(shell))
+    magics, known = GptTraderMagics(shell), shell.magics_manager.magics["line"]
+    magics.replaced = {name: known[name] for name in MAGICS if name in known}
+    shell.register_magics(magics)
     NeedPercent(shell=shell, prefilter_manager=shell.prefilter_manager, parent=shell.prefilter_manager)
     for name in MAGICS:
         shell.set_hook("complete_command", _completer, str_key=f"%{name}")
@@ -297,6 +300,7 @@ def unload(shell: Any) -> None:
         magics.close()
     for name in (*MAGICS, "gpt_trader"):
         shell.magics_manager.magics["line"].pop(name, None)
+    shell.magics_manager.magics["line"].update(magics.replaced if magics is not None else {})
     for checker in _checkers(shell):
         shell.prefilter_manager.unregister_checker(checker)
     unregister(shell)
