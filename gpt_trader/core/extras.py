@@ -61,8 +61,8 @@ def need(
         return import_module(module)
     except ImportError as error:
         missing = find_spec(library) is None
-        fault = "which is not installed" if missing else f"which is installed but cannot be imported: {' '.join(str(error).split())}"
-        raise ConfigError(f"{for_[:1].upper()}{for_[1:]} needs {library}, {fault}", mend=f"Get it with: {install_command(extra)}") from None
+        fault = "is not installed" if missing else f"is installed but cannot be imported: {' '.join(str(error).split())}"
+        raise ConfigError(f"{library} is needed for {for_}, and {fault}", mend=f"Get it with: {install_command(extra)}") from None
 
 # %% ../../nbs/core/02_extras.ipynb #14
 @dataclass(frozen=True)
