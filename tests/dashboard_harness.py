@@ -247,7 +247,7 @@ def tile(page: Any, panel: str, label: str) -> str | None:
     return page.locator(f'[data-panel="{panel}"] [data-tile="{label}"]').first.get_attribute("data-value")
 
 
-def perform(page: Any, panel: str, action: str, fields: dict[str, Any] | None = None) -> str:
+def perform(page: Any, panel: str, action: str, fields: dict[str, Any] | None = None, patience: int = PATIENCE) -> str:
     """Press an act's button, fill in its fields, confirm (twice where it shows its plan first); the sentence that it ended with."""
     page.locator(f'[data-panel="{panel}"] [data-action="{action}"]').first.click()
     dialog = page.locator("dialog[open]")
@@ -264,7 +264,7 @@ def perform(page: Any, panel: str, action: str, fields: dict[str, Any] | None = 
         show.click()
         dialog.get_by_role("button", name="Confirm").wait_for()
     dialog.get_by_role("button", name="Confirm").click()
-    page.wait_for_selector("dialog[open] .gt-result:not(:empty):not(.gt-busy)", timeout=PATIENCE)
+    page.wait_for_selector("dialog[open] .gt-result:not(:empty):not(.gt-busy)", timeout=patience)
     said = dialog.locator(".gt-result").inner_text()
     dialog.get_by_role("button", name=re.compile("Close|Cancel")).click()
     return said

@@ -144,8 +144,7 @@ def metrics_panel(
     """The table of key metrics as a panel."""
     columns = (Column("metric", "Metric"), Column("now", "Now", "number"), Column("band", "Band", "status"),
                Column("history", "Lately", "spark"), Column("rests", "Interval"), Column("normal", "Normal"),
-               Column("alert", "Alert"), Column("critical", "Critical"), Column("at", "Measured (UTC)", "date"),
-               Column("source", "Set in", "code"))
+               Column("alert", "Alert"), Column("critical", "Critical"), Column("at", "Measured (UTC)", "date"))
     odd = [f"{r['metric']}: {r['how']}" for r in rows if r["how"] and r["status"] not in (None, Status.OK)]
     parts: list[Part] = [Table(columns, [_metric(r) for r in rows], id="key_metrics")]
     if odd:
