@@ -44,7 +44,8 @@ NATURE = {True: "Changes something: a dry run unless told to execute.", False: "
 # ---------------------------------------------------------------- Markdown
 def cell(text: Any) -> str:
     """A table cell: one line, no pipe, no dollar that could be read as mathematics."""
-    return str(text).replace("\n", " ").replace("|", "\\|").replace("$", "\\$").strip()
+    parts = re.split(r"(`[^`]*`)", str(text).replace("\n", " ").replace("|", "\\|").strip())
+    return "".join(p if i % 2 else p.replace("$", "\\$").replace("\\\\$", "\\$") for i, p in enumerate(parts))
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]], align: str = "") -> str:
@@ -164,8 +165,8 @@ def _api(module: Module) -> str:
     """The reference of one module: functions and classes by autodoc, constants from the source."""
     page = api_page(module)
     title, _ = title_of(module.notebook)
-    lines = [f"# {module.short}", f"> {module.subtitle}", f"{{.gt-module}}\nExplained in [{cell(title)}]({_up(page)}{library_page(module)}.ipynb)",
-             "```{eval-rst}", f".. py:module:: {module.name}", ""]
+    lines = [f"# {module.short}", "", f"> {module.subtitle}", "", f"{{.gt-module}}\nExplained in [{cell(title)}]({_up(page)}{library_page(module)}.ipynb)",
+             "", "```{eval-rst}", f".. py:module:: {module.name}", ""]
     for name in module.names:
         command = any(re.search(r"\.(command|group)\(", d) for d in name.decorators)
         if "." in name.qualname or command:
@@ -173,7 +174,13 @@ def _api(module: Module) -> str:
         if name.kind == "constant":
             lines += [f".. py:data:: {name.qualname}{_value(name.value)}", "", *("   " + line for line in rst(name.docstring, module.name)), ""]
         elif name.kind == "class":
-            lines += [f".. autoclass:: {name.full}", "   :members:", "   :undoc-members:", ""]
+            lines += [f".. autoclass:: {name.full}", "   :members:", "   :undoc-members:"]
+            lines += [f"   :exclude-members: {', '.join(name.fields)}"] if name.fields else []
+            lines.append("")
+            for word, comment in name.fields.items():  # autodoc does not know the comments beside fields
+                known = name.annotations.get(word, "").replace("'", "")
+                lines += [f"   .. py:attribute:: {word}", *([f"      :type: {known}"] if known else []), "",
+                          *("      " + line for line in rst(comment, module.name)), ""]
         else:
             lines += [f".. autofunction:: {name.full}", ""]
     lines.append("```")

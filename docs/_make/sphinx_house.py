@@ -28,7 +28,8 @@ def _link(word: str, module: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_|])", r"\\\1", text).replace("::", ":\\:")
+    text = re.sub(r"([\\`*_|])", r"\\\1", text)
+    return re.sub(r"(?<=\w):(?=[\w:])", r"\\:", text).replace("::", ":\\:")  # file:line is no address
 
 
 def to_rst(text: str, module: str = "") -> list[str]:
