@@ -279,6 +279,7 @@ class _Shell(Handler):
             name=page.name, title=page.title, subtitle=page.subtitle, pages=PAGES.values(), base=self.base_url, assets=self.assets,
             plotly=f"plotly-{version('plotly')}.min.js", workspace=self.settings["gt_ws"].root.name, person=self.current_user.username,
             now=now, now_text=now[:19].replace("T", " "), now_value=more.pop("latest", now)[:19], session=facts.get("session"),
+            fixed=bool(self.settings["gt_as_of"]),
             head=facts.get("head"), simulated=facts.get("simulated"), facts=inside, version=__version__,
             **{"as_of_value": "", "query": "", "stale": "", "past": False, "live": False, **more})
         before, _, rest = text.partition("@@PANELS@@")
