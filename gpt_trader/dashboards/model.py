@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from gpt_trader.core.workspace import Workspace
+    from gpt_trader.ml.drift import DriftReport
     from gpt_trader.ml.evaluation import Evaluation
     from gpt_trader.ml.prediction import ModelCheck
 
@@ -172,7 +173,7 @@ def _judged(name: str, rows: "pd.DataFrame", confidence: float) -> tuple[list[di
     found = brier_parts(rows["probability"], rows["label"], bins=bins).to_json()
     table = reliability_table(rows["probability"], rows["label"], bins=bins, confidence=confidence).to_dict("records")
     more = [{"_id": f"{name} {i}", "rows": name, **{str(k): v for k, v in r.items()}, "interval": _span(r["at_least"], r["at_most"]),
-             "agrees": bool(r["agrees"]), "range": f"{r['low']:.1%} to {r['high']:.1%}"} for i, r in enumerate(table)]
+             "agrees": bool(r["agrees"]), "range": _span(r["low"], r["high"])} for i, r in enumerate(table)]
     return more, {"_id": name, "rows": name, **{k: round(v, 5) if isinstance(v, float) else v for k, v in found.items()}}
 
 # %% ../../nbs/dashboards/60_model.ipynb #11
@@ -195,11 +196,11 @@ def calibration(ws: "Workspace") -> Panel:
     said = "; ".join(f"{name}: {sum(r['agrees'] for r in bins)} of {len(bins)} bins hold what was forecast"
                      for name, bins in tables.items())
     brier = Table((Column("rows", "Outcomes of"), *(Column(k, label, "number") for k, label in _BRIER)), [s for _, s in judged.values()],
-                  "Brier score: reliability (0 is best) less resolution plus uncertainty; skill over always saying the base rate", "",
-                  "brier")
+                  "Brier score", "", "brier")
     table = Table(_BINS, [r for bins in tables.values() for r in bins], "Bins of equal counts", "", "reliability", limit=5)
     return Panel("calibration", title, (*problem, reliability_figure(tables, f"Calibration of {head}. {said}."), brier, table), status,
-                 f"Of {head}, the head that sizes positions. Outcomes of one day are not independent: the intervals are a bit too narrow.")
+                 f"Of {head}, the head that sizes positions. Brier is reliability (0 is best) less resolution plus uncertainty; skill "
+                 "is over always saying the base rate. Outcomes of one day are not independent: the intervals are a bit too narrow.")
 
 # %% ../../nbs/dashboards/60_model.ipynb #13
 _DRIFT = (
@@ -230,20 +231,20 @@ def drift_figure(past: "pd.Series", now: int) -> Figure:
     return Figure(spec, alt, 240)
 
 
-def drift(ws: "Workspace") -> Panel:
+def drift(ws: "Workspace", report: "DriftReport | None" = None) -> Panel:
     """The features of the newest sessions beside those of the training sample, judged by their own past."""
     from gpt_trader.ml.drift import check_drift
 
     title = "Drift of the features"
     try:
-        report = check_drift(ws)
+        report = report or check_drift(ws)
     except GptTraderError as error:
         return Panel("drift", title, (Note(f"It cannot be told: {error}", Status.UNKNOWN),), Status.UNKNOWN)
     if report.window is None:
         return Panel("drift", title, (Note(report.summary),))
     table = Table(_DRIFT, drift_rows(report.table), "The furthest off first", "", "drift", limit=8)
     note = Note(report.summary, None if report.status == Status.OK else report.status)
-    share = ws.config.models.drift.confidence
+    share = report.confidence
     return Panel("drift", title, (note, drift_figure(report.history, report.drifted), table), report.status,
                  f"A bound is what {share:.0%} of past windows kept to; beyond it in both distances is drifted. A plain test would flag "
                  "most features at any time.")

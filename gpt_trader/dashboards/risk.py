@@ -18,6 +18,7 @@ from .trading import NO_DATA, money_and_risk, position_rows
 
 if TYPE_CHECKING:
     from gpt_trader.core.workspace import Workspace
+    from gpt_trader.live.riskview import RiskView
     from gpt_trader.risk.stress import StressReport
 
 # %% ../../nbs/dashboards/50_risk.ipynb #4
@@ -33,14 +34,20 @@ _NAMES = {
 _MONEY = ("max_var", "max_expected_shortfall", "max_daily_loss")
 
 
+def _now(ws: "Workspace") -> "RiskView | None":
+    "The book at the newest closes; None without market data."
+    seen = look(ws)
+    return seen.view if seen else None
+
+
 def _usd(x: float | None) -> str:
     "USD for a sentence."
     return "not known" if x is None else f"{x:,.0f} USD"
 
 
-def tail_figure(ws: "Workspace", seen: Look) -> Figure:
+def tail_figure(ws: "Workspace", view: "RiskView") -> Figure:
     """VaR and expected shortfall against their limits."""
-    report, limits, factor = seen.view.report, ws.config.risk.limits, ws.config.risk.critical_multiple
+    report, limits, factor = view.report, ws.config.risk.limits, ws.config.risk.critical_multiple
     rows = [
         (name, value, limit, limit * factor)
         for name, value, limit in (("VaR", report.var, limits.max_var), ("Expected shortfall", report.es, limits.max_expected_shortfall))
@@ -72,7 +79,7 @@ def summary(ws: "Workspace") -> Panel:
         Tile("Drawdown", report.drawdown, "percent", status=standing["max_drawdown"], note="from the highest equity"),
         Tile("Gross exposure", share, "percent", status=standing["max_gross_exposure"], note=_usd(report.exposure.gross)),
     )
-    parts = (Tiles(tiles), tail_figure(ws, seen), Note(f"{said.summary}.", None if said.status == Status.OK else said.status))
+    parts = (Tiles(tiles), tail_figure(ws, view), Note(f"{said.summary}.", None if said.status == Status.OK else said.status))
     return Panel(
         "summary",
         "Risk now",
@@ -83,10 +90,10 @@ def summary(ws: "Workspace") -> Panel:
     )
 
 # %% ../../nbs/dashboards/50_risk.ipynb #6
-def limit_rows(seen: Look) -> list[dict[str, Any]]:
+def limit_rows(view: "RiskView") -> list[dict[str, Any]]:
     """Each limit as the table shows it; `used` is a fraction of what is allowed."""
     rows = []
-    for r in seen.view.limits.astype(object).to_dict("records"):
+    for r in view.limits.astype(object).to_dict("records"):
         value = None if r["value"] != r["value"] else r["value"]
         show = (lambda x: f"{x:,.2f} USD") if r["limit"] in _MONEY else (lambda x: f"{x:.1%}")
         rows.append(
@@ -103,12 +110,12 @@ def limit_rows(seen: Look) -> list[dict[str, Any]]:
     return rows
 
 
-def limits(ws: "Workspace") -> Panel:
-    """Each limit, where the book stands, and how much of it is used."""
-    seen = look(ws)
-    if seen is None:
+def limits(ws: "Workspace", view: "RiskView | None" = None) -> Panel:
+    """Each limit, where the book stands, and how much of it is used. view: None for the book as it is now."""
+    view = view or _now(ws)
+    if view is None:
         return Panel("limits", "Limits", (Note(NO_DATA),))
-    rows = limit_rows(seen)
+    rows = limit_rows(view)
     table = Table(
         (
             Column("limit", "Limit"),
@@ -185,7 +192,7 @@ def history(ws: "Workspace") -> Panel:
         f"VaR since {days[0]}: now {_usd(var[-1])}, limit {limits.max_var:,.0f}; expected shortfall now {_usd(es[-1])}, limit "
         f"{limits.max_expected_shortfall:,.0f} (dashed)."
     )
-    above = f"Gain and loss of {len(days)} sessions against VaR, worst {min(pnl):,.0f}, best {max(pnl):,.0f} USD: {said}"
+    above = f"Gain and loss of {len(days)} sessions: worst {min(pnl):,.0f}, best {max(pnl):,.0f} USD; {beyond} lost more than VaR said."
     return Panel(
         "history",
         "VaR and what happened",
@@ -211,12 +218,12 @@ def _exposure_history(ws: "Workspace") -> list[Part]:
     return [Figure(spec, f"Exposure over equity in {len(days)} sessions: gross now {now:.0%}, at most {most:.0%}.", 260)]
 
 # %% ../../nbs/dashboards/50_risk.ipynb #11
-def exposure(ws: "Workspace") -> Panel:
+def exposure(ws: "Workspace", view: "RiskView | None" = None) -> Panel:
     """Gross and net exposure, by position and over time, and each position's part in VaR and expected shortfall."""
-    seen = look(ws)
-    if seen is None:
+    view = view or _now(ws)
+    if view is None:
         return Panel("exposure", "Exposure and its parts", (Note(NO_DATA),))
-    e, report, rows = seen.view.report.exposure, seen.view.report, position_rows(seen)
+    e, report, rows = view.report.exposure, view.report, position_rows(view)
     tiles = Tiles(
         (
             Tile("Gross, USD", e.gross, "money"),
@@ -247,7 +254,7 @@ def exposure(ws: "Workspace") -> Panel:
             Column("es", "Component ES, USD", "money"),
         ),
         rows,
-        "Contributions add up to the whole; a negative one is a hedge",
+        "Contributions",
         "Nothing is held.",
         "components",
     )
@@ -256,29 +263,32 @@ def exposure(ws: "Workspace") -> Panel:
         parts.append(money_and_risk(rows, e.gross))
     parts.extend(_exposure_history(ws))
     why = () if report.problem is None else (Note(f"Contributions cannot be told: {report.problem}.", Status.UNKNOWN),)
-    return Panel("exposure", "Exposure and its parts", (*why, *parts), Status.UNKNOWN if why else None)
+    return Panel("exposure", "Exposure and its parts", (*why, *parts), Status.UNKNOWN if why else None,
+                 "Contributions to VaR and expected shortfall add up to the whole; a negative one is a hedge.")
 
 # %% ../../nbs/dashboards/50_risk.ipynb #13
 _STRESS_COLUMNS = (
     Column("scenario", "Scenario"),
     Column("kind", "Kind"),
     Column("sessions", "Sessions", "number"),
-    Column("span", "When"),
+    Column("first", "From", "date"),
+    Column("last", "To", "date"),
     Column("total", "Gain or loss, USD", "money"),
     Column("share", "Of equity", "percent"),
     Column("worst", "Worst on the way, USD", "money"),
 )
 
 
-def stress_report(ws: "Workspace", seen: Look) -> "StressReport":
-    """The stress test of `risk.yaml` on today's positions."""
+def stress_report(ws: "Workspace", seen: Look, kind: str | None = None) -> "StressReport":
+    """The stress test of `risk.yaml` on today's positions; kind: one of `risk.stress.KINDS`, None for all."""
     from gpt_trader.risk.stress import stress_test
 
-    return kept(
-        ws,
-        "stress",
-        lambda: stress_test(seen.values, seen.market.through(seen.view.session), seen.view.report.equity, ws.config.risk.stress),
-    )
+    def read() -> "StressReport":
+        through = seen.market.through(seen.view.session)
+        return stress_test(seen.values, through, seen.view.report.equity, ws.config.risk.stress, kind)
+
+    made: StressReport = kept(ws, "stress", read, kind)
+    return made
 
 
 def stress_table(report: "StressReport") -> Table:
@@ -287,31 +297,32 @@ def stress_table(report: "StressReport") -> Table:
     rows = []
     for r in report.results:
         stands = f"{r.title} ({', '.join(r.stand_ins)} by beta)" if r.stand_ins else r.title
-        span = r.problem or ("" if r.first is None else r.first if r.first == r.last else f"{r.first} to {r.last}")
         rows.append(
             {
                 "_id": r.name,
                 "scenario": stands,
                 "kind": r.kind,
                 "sessions": r.sessions,
-                "span": span,
+                "first": r.first,
+                "last": r.last,
                 "total": r.total,
                 "share": r.share,
                 "worst": r.worst,
                 **{f"pnl {s}": r.pnl.get(s) for s in symbols},
             }
         )
-    return Table((*_STRESS_COLUMNS, *(Column(f"pnl {s}", s, "money") for s in symbols)), rows, "", "No scenario is configured.", "stress")
+    return Table((*_STRESS_COLUMNS, *(Column(f"pnl {s}", s, "money") for s in symbols)), rows, "", "No scenario is configured.",
+                 "stress", limit=12)
 
 
-def stress(ws: "Workspace") -> Panel:
+def stress(ws: "Workspace", kind: str | None = None) -> Panel:
     """Today's positions through past crises, the worst that the history holds for them, shocks, and a bad day at today's volatility."""
     from gpt_trader.risk.stress import stress_outcome
 
     seen = look(ws)
     if seen is None:
         return Panel("stress", "Stress test", (Note(NO_DATA),))
-    report = stress_report(ws, seen)
+    report = stress_report(ws, seen, kind)
     if not seen.values:
         return Panel("stress", "Stress test", (Note("Nothing is held, so nothing can be lost."),))
     said = stress_outcome(report)
@@ -331,17 +342,16 @@ def stress(ws: "Workspace") -> Panel:
 # %% ../../nbs/dashboards/50_risk.ipynb #15
 def correlation(ws: "Workspace") -> Panel:
     """Correlations of the holdings over the newest sessions, and where their mean stands among its own past."""
-    from gpt_trader.risk.correlation import correlation_outcome, correlation_view
-    from gpt_trader.risk.measures import scenario_returns
+    from gpt_trader.live.correlations import holdings_correlations
+    from gpt_trader.risk.correlation import correlation_outcome
 
-    seen = look(ws)
-    if seen is None:
-        return Panel("correlation", "Correlation of the holdings", (Note(NO_DATA),))
-    held = sorted(seen.values)
-    if len(held) < 2:
-        return Panel("correlation", "Correlation of the holdings", (Note(f"It takes two positions; the book holds {len(held)}."),))
-    view = kept(ws, "correlation", lambda: correlation_view(seen.values, scenario_returns(seen.market.through(seen.view.session)[held])))
-    said = correlation_outcome(view)
+    title = "Correlation of the holdings"
+    if look(ws) is None:
+        return Panel("correlation", title, (Note(NO_DATA),))
+    view, bounds = kept(ws, "correlation", lambda: holdings_correlations(ws)), ws.config.risk.correlations
+    if view is None:
+        return Panel("correlation", title, (Note("The book holds fewer than two positions: nothing could move together."),))
+    said, held = correlation_outcome(view, alert=bounds.alert, critical=bounds.critical), view.symbols
     values = view.matrix.to_numpy().tolist()
     pairs = [(a, b, values[i][j]) for i, a in enumerate(view.symbols) for j, b in enumerate(view.symbols) if i < j]
     high = max(pairs, key=lambda p: p[2])
@@ -363,7 +373,7 @@ def correlation(ws: "Workspace") -> Panel:
     )
     return Panel(
         "correlation",
-        "Correlation of the holdings",
+        title,
         (
             matrix_figure(list(view.symbols), values, alt, 140 + 46 * len(held)),
             table,

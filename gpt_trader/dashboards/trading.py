@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.outcome import GptTraderError, Status, worst
 from .charts import bars_figure, growth_figure
-from .look import Look, kept, look
+from .look import kept, look
 from .opsdata import permit_row
 from .panel import Panel
 from .parts import Column, Note, Part, Table, Tile, Tiles
@@ -21,6 +21,7 @@ from ..trading.orders import OPEN
 
 if TYPE_CHECKING:
     from gpt_trader.core.workspace import Workspace
+    from gpt_trader.live.riskview import RiskView
 
 # %% ../../nbs/dashboards/40_trading.ipynb #4
 NO_DATA = "There is no market data yet: `gpt-trader ingest` brings it in, `gpt-trader demo` makes a whole desk."
@@ -112,9 +113,9 @@ POSITION_COLUMNS = (
 )
 
 
-def position_rows(seen: Look, by: str = "risk") -> list[dict[str, Any]]:
+def position_rows(view: "RiskView", by: str = "risk") -> list[dict[str, Any]]:
     """The positions as JSON values, in the order of `RiskView.sorted`."""
-    rows = seen.view.sorted(by).astype(object).to_dict("records")
+    rows = view.sorted(by).astype(object).to_dict("records")
     return [{"_id": r["symbol"], **{str(k): None if v != v else v for k, v in r.items()}} for r in rows]
 
 
@@ -141,7 +142,7 @@ def positions(ws: "Workspace", sort_by: str = "risk") -> Panel:
     seen = look(ws)
     if seen is None:
         return Panel("positions", "Positions", (Note(NO_DATA),))
-    rows = position_rows(seen, sort_by)
+    rows = position_rows(seen.view, sort_by)
     table = Table(POSITION_COLUMNS, rows, f"At the close of {seen.view.session}", "Nothing is held.", "positions")
     figures = (money_and_risk(rows, seen.view.report.exposure.gross),) if rows else ()
     return Panel(

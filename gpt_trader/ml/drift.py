@@ -100,6 +100,7 @@ class DriftReport:
     rows: int  # in the newest window
     trained: tuple[str, str] | None  # first and last session of the training sample
     history: pd.Series  # features drifted, by the session at which each past window began
+    confidence: float = 0.99  # of the bounds
 
     def to_outcome(self) -> Outcome:
         """For a procedure; a drift advises to look at the data and at the model's accuracy."""
@@ -168,7 +169,8 @@ def _judged(table: pd.DataFrame, history: pd.Series, confidence: float, window: 
             f"most {bound:.1f} did in {confidence:.0%} of {len(history)} past windows")
     verdict = "which is more than the past explains" if drifted else "so this is as usual"
     return DriftReport(Status.WARNING if drifted else Status.OK, f"{said}, {verdict}.", table, count, len(table), float(history.median()),
-                       bound, p, len(history), (first, last), rows, (f"{trained[0]:%Y-%m-%d}", f"{trained[1]:%Y-%m-%d}"), history)
+                       bound, p, len(history), (first, last), rows, (f"{trained[0]:%Y-%m-%d}", f"{trained[1]:%Y-%m-%d}"), history,
+                       confidence)
 
 # %% ../../nbs/ml/70_drift.ipynb #22
 def known_bars(ws: "Workspace") -> pd.DataFrame:
@@ -197,7 +199,8 @@ def _gain(model_text: str) -> pd.Series:
 _KEPT: dict[tuple[Any, ...], DriftReport] = {}
 
 
-def check_drift(ws: "Workspace", head: str | None = None, *, version: str | None = None) -> DriftReport:
+def check_drift(ws: "Workspace", head: str | None = None, *, version: str | None = None,
+                confidence: float | None = None) -> DriftReport:
     """The drift of a head's features (None: the headline head) since the champion, or that version, was trained; unknown where there is
     none.
 
@@ -212,6 +215,8 @@ def check_drift(ws: "Workspace", head: str | None = None, *, version: str | None
     if model is None:
         return _unknown(f"Drift cannot be told yet: no model of {name} was ever registered.", 0)
     bars, settings = known_bars(ws), ws.config.models.drift
+    if confidence is not None:
+        settings = settings.model_copy(update={"confidence": confidence})
     text = model.read(ws).decode()
     digest = int(pd.util.hash_pandas_object(bars, index=False).sum())
     key = (str(ws.root), name, model.version, digest, settings.model_dump_json())

@@ -182,9 +182,9 @@ def current_scenarios(values: Mapping[str, float], adj_close: pd.DataFrame, *, w
     volatilities of the wildest `window` sessions in the data.
     """
     held = pd.Series({s: float(v) for s, v in sorted(values.items()) if v}, dtype=float)
-    titles = {"current": f"{deviations:g} deviations at today's volatility and correlation",
-              "correlation_one": "The same with correlations of one",
-              "wildest_volatility": f"The same with the volatility of the wildest {window} sessions"}
+    titles = {"current": f"A {deviations:g}-deviation day now",
+              "correlation_one": "… with correlations of one",
+              "wildest_volatility": "… with the wildest volatility"}
     returns = scenario_returns(adj_close.reindex(columns=list(held.index)))
     newest = returns.tail(window).dropna()
     if held.empty or len(newest) < max(20, len(held) + 1):
