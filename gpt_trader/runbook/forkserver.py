@@ -662,17 +662,29 @@ def _alone(path: Path) -> bool:
         os.close(fd)  # its last holder removed it meanwhile
 
 
+def _get_ready() -> None:
+    preload()
+    try:
+        prepare()
+    except Exception:  # a cache less
+        _log(f"the preparation failed:\n{traceback.format_exc()}")
+    _import(rehearse())
+    for name in _ANEW:
+        _forget(name)
+
+
 def main(argv: list[str] | None = None) -> int:
     """`python -m gpt_trader.runbook.forkserver`: become the server of a socket; started by rendezvous.start."""
     parser = argparse.ArgumentParser(prog="gpt_trader.runbook.forkserver", description=main.__doc__)
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--idle-minutes", type=float, default=15)
-    parser.add_argument("--no-spare", action="store_true")
+    parser.add_argument("--bare", action="store_true", help="import nothing beforehand, keep no spare kernel")
     parser.add_argument("--foreground", action="store_true")
     given = parser.parse_args(argv)
     env, path = dict(os.environ), given.socket
     if path.parent != private_directory(path.parent) or "-".join(identity(env)) != path.stem:
-        _log("this interpreter is not the one that the socket's name says")
+        _log(reason := "a new interpreter would not be like the requester: it finds another package, or it changed just now")
+        path.with_suffix(".failed").write_text(reason, encoding="utf-8")
         return 1
     if sys.path[:1] == [os.getcwd()]:
         del sys.path[0]  # `python -m` looks for modules where it was started
@@ -685,21 +697,15 @@ def main(argv: list[str] | None = None) -> int:
         fcntl.flock(starting, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.environ.update({k: v for k, v in ONE_THREAD.items() if k not in os.environ})
     try:
-        preload()
-        try:
-            prepare()
-        except Exception:  # a cache less
-            _log(f"the preparation failed:\n{traceback.format_exc()}")
-        _import(rehearse())
-        for name in _ANEW:
-            _forget(name)
+        if not given.bare:
+            _get_ready()
         if len(found := threads()) > 1:
             raise RuntimeError(f"an imported library started threads ({', '.join(found[1:])}): forking is not safe")
         gc.collect()
         gc.freeze()
         os.close(starting)
         _log(f"ready after {time.monotonic() - began:.1f} s: {len(sys.modules)} modules")
-        serve(Server(path, env, given.idle_minutes * 60, not given.no_spare))
+        serve(Server(path, env, given.idle_minutes * 60, not given.bare))
     except Exception as e:
         _log(f"gives up: {e}\n{traceback.format_exc()}")
         path.with_suffix(".failed").write_text(f"{type(e).__name__}: {e}"[:500], encoding="utf-8")

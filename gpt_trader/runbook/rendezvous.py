@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SETTLED', 'RETRY', 'Unavailable', 'say_once', 'supported', 'private_directory', 'shaping', 'fingerprint', 'identity',
-           'send', 'receive', 'peer', 'short_name', 'socket_path', 'connect', 'Child', 'current_umask', 'ask', 'status',
-           'start', 'stop']
+           'send', 'receive', 'peer', 'short_name', 'socket_path', 'log_path', 'connect', 'Child', 'current_umask',
+           'ask', 'status', 'start', 'stop']
 
 # %% ../../nbs/runbook/16_rendezvous.ipynb #3
 import array
@@ -166,6 +166,11 @@ def socket_path(env: Mapping[str, str]) -> Path:
     return private_directory() / ("-".join(identity(env)) + ".sock")
 
 
+def log_path(path: Path) -> Path:
+    """The log of the servers at sockets like `path`, whatever the state of the package."""
+    return path.with_name(path.name.partition("-")[0] + ".log")
+
+
 def connect(path: Path, timeout: float = 10) -> socket.socket:
     """A connection to the server at `path`; Unavailable when none listens there, or one that is not ours."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -316,10 +321,11 @@ def _better_not() -> bool:
 
 
 def start(env: Mapping[str, str] | None = None, *, idle_minutes: float = 15, wait: float = 0,
-          unasked: bool = False) -> dict[str, Any] | None:
+          unasked: bool = False, bare: bool = False) -> dict[str, Any] | None:
     """Start the server for `env`, unless one runs or is starting; its status, or None when it is not ready within `wait` seconds.
 
-    `unasked`: it would only be for later; then leave it while another one is starting, or the package was edited a moment ago."""
+    `unasked`: it would only be for later; then leave it while another one is starting, or the package was edited a moment ago.
+    `bare`: a server that has imported nothing beforehand: slow, but soon there."""
     env = os.environ if env is None else env
     path, deadline = socket_path(env), time.monotonic() + wait
     if (found := _tell(path, "status")) is not None:
@@ -331,17 +337,20 @@ def start(env: Mapping[str, str] | None = None, *, idle_minutes: float = 15, wai
         if time.clock_gettime(time.CLOCK_REALTIME) - failed.stat().st_mtime < RETRY:
             raise Unavailable(f"the fork server failed to start and is not tried again for now: {failed.read_text(encoding='utf-8')}")
         failed.unlink()
-    log = os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    log = os.open(log_path(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    if os.fstat(log).st_size > 1 << 20:
+        os.ftruncate(log, 0)
+    words = [sys.executable, "-m", "gpt_trader.runbook.forkserver", "--idle-minutes", str(idle_minutes), "--socket", str(path)]
     try:
-        begun = subprocess.run([sys.executable, "-m", "gpt_trader.runbook.forkserver", "--idle-minutes", str(idle_minutes),
-                                "--socket", str(path)], env={**shaping(env), "PATH": env.get("PATH", os.defpath)}, cwd=path.parent,
-                               stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, timeout=60, check=False)
+        begun = subprocess.run([*words, *(["--bare"] if bare else [])], env={**shaping(env), "PATH": env.get("PATH", os.defpath)},
+                               cwd=path.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, timeout=60,
+                               check=False)
     except (OSError, subprocess.TimeoutExpired) as e:
         raise Unavailable(f"the fork server could not be started: {e}") from e
     finally:
         os.close(log)
     if begun.returncode:
-        raise Unavailable(f"the fork server could not be started; {path.with_suffix('.log')} says why")
+        raise Unavailable(f"the fork server could not be started; {log_path(path)} says why")
     while found is None and time.monotonic() < deadline and path.with_suffix(".lock").exists():
         time.sleep(0.05)
         found = _tell(path, "status")
