@@ -85,8 +85,9 @@ demo: $(VENV)/.base system  ## one real trading day, from market history to an e
 	@$(BIN)/gpt-trader demo
 
 .PHONY: lab
-lab: $(VENV)/.lab system  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir nbs
+lab: $(VENV)/.lab system  ## JupyterLab on the workspace, with the research notebooks (`make demo` fills it)
+	@[ -d .gpt-trader ] || $(BIN)/gpt-trader init .
+	@$(BIN)/gpt-trader --workspace . lab
 
 EXECUTE ?= on
 .PHONY: docs
