@@ -73,7 +73,7 @@ def _cell(value: Any, column: Column) -> str:
     if column.kind == "status":
         return badge(value)
     if column.kind == "code":
-        return f"<code>{text}</code>"
+        return f"<code>{text.replace('_', '_<wbr>')}</code>"  # where a narrow column may break a name
     if column.kind == "time":
         return f'<time datetime="{escape(str(value))}">{text}</time>'
     if column.kind == "link" and isinstance(value, dict) and value.get("href"):
