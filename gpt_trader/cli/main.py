@@ -435,7 +435,7 @@ def lab(ctx: click.Context, port: int, browser: bool, workspace: str | None) -> 
     """Open the workspace in JupyterLab, with the research notebooks."""
     from gpt_trader.cli.lab import open_lab
 
-    open_lab(workspace or ctx.obj, port=port, browser=browser)
+    open_lab(workspace or ctx.obj, port=port, browser=browser, commands=cli.commands)
 
 # %% ../../nbs/cli/30_main.ipynb #22
 cli.add_command(new)
