@@ -250,7 +250,7 @@ def page(notebook: Any, *, links: Callable[[str], str] = lambda text: text, afte
             if i == 0 and after_title:
                 head = re.match(r"(# .*\n+(?:>.*\n?)*)", text + "\n")
                 cut = head.end() if head else 0
-                text = f"{text[:cut]}\n{after_title}\n\n{text[cut:]}"
+                text = f"{text[:cut].rstrip()}\n\n{after_title}\n\n{text[cut:].lstrip()}"
             made.append(nbformat.v4.new_markdown_cell(text))
         elif cell.cell_type == "code" and (shown := _code_cell(cell)) is not None:
             if fold and "hide-input" not in shown.metadata["tags"]:
