@@ -45,8 +45,8 @@ def desk(tmp_path_factory):
         import pandas as pd
 
         frame = pd.DataFrame([(d, s) for d in days for s in ("AAPL", "GOOG", "IBM", "MSFT")], columns=["session", "symbol"])
-        frame = frame.assign(head="range_expansion", model_version="by-hand", probability=[0.3 + 0.02 * i for i in range(len(frame))], naive=1,
-                             majority=0, features_hash="-")
+        frame = frame.assign(head="range_expansion", model_version="by-hand", naive=1, majority=0, features_hash="-",
+                             probability=[0.3 + 0.02 * i for i in range(len(frame))])
         frame["predicted"] = (frame["probability"] >= 0.5).astype(int)
         store_predictions(ws, frame)
         with ws.telemetry.transaction() as db:
@@ -58,7 +58,8 @@ def desk(tmp_path_factory):
 @pytest.fixture(scope="module")
 def said(desk):
     """What the procedures say of the same desk."""
-    return {name: run_procedure(desk, name, {}).outcome for name in ("list_positions", "calculate_risk_metrics", "check_model_performance", "run_stress_test")}
+    names = ("list_positions", "calculate_risk_metrics", "check_model_performance", "run_stress_test")
+    return {name: run_procedure(desk, name, {}).outcome for name in names}
 
 
 def test_an_empty_workspace_has_pages_without_errors(tmp_path):
@@ -98,7 +99,8 @@ def test_positions_are_those_of_the_procedure(desk, said):
 def test_risk_is_that_of_the_procedure(desk, said):
     figures = said["calculate_risk_metrics"].figures
     shown = tiles(risk.summary(desk))
-    assert (shown["VaR, USD"], shown["Expected shortfall, USD"], shown["Drawdown"]) == (figures["var"], figures["expected_shortfall"], figures["drawdown"])
+    assert (shown["VaR, USD"], shown["Expected shortfall, USD"], shown["Drawdown"]) == tuple(
+        figures[k] for k in ("var", "expected_shortfall", "drawdown"))
     rows = {r["_id"]: r for r in table(risk.limits(desk)).rows}
     assert {k: (r["used"], r["status"]) for k, r in rows.items()} == {
         k: (None if v["value"] is None else v["value"] / v["allowed"], v["status"]) for k, v in figures["limits"].items()}
@@ -118,7 +120,8 @@ def test_accuracy_is_that_of_the_procedure(desk, said):
     row = table(model.accuracy(desk)).rows[0]
     assert figures["n"] == 16
     assert [row[k] for k in ("n", "accuracy", "majority", "naive")] == [figures[k] for k in ("n", "accuracy", "majority", "naive")]
-    assert "too few" in model.accuracy(desk).text() and model.accuracy(desk).status == said["check_model_performance"].status == Status.UNKNOWN
+    drawn = model.accuracy(desk)
+    assert "too few" in drawn.text() and drawn.status == said["check_model_performance"].status == Status.UNKNOWN
     assert "not known yet" in model.calibration(desk).text(), "16 outcomes do not say whether 60 % means 60 %"
     waiting = [r for r in table(model.predictions(desk)).rows if r["outcome"]["text"] == "waits"]
     assert len(waiting) == 4
