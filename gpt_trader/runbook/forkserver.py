@@ -105,6 +105,16 @@ def preload() -> None:
         _forget(name)
 
 
+def like_a_fresh_kernel() -> None:
+    """Undo what importing has changed for the whole process, and what a library set otherwise because it saw no kernel."""
+    for name in [n for n in sys.modules if n.partition(".")[0] == "quantstats"]:
+        del sys.modules[name]  # it restyles everybody's figures when it is imported, which is done when a notebook does it
+    if "matplotlib" in sys.modules:
+        sys.modules["matplotlib"].rc_file_defaults()
+    if "pandas" in sys.modules:
+        sys.modules["pandas"].set_option("display.max_columns", 20)  # without a kernel, pandas fits tables to a terminal
+
+
 def threads(pid: int | str = "self") -> list[str]:
     """The names of a process's threads, those of libraries included."""
     names = []
@@ -216,6 +226,7 @@ def _run_kernel(app: Any) -> None:
     os.environ.setdefault("MPLBACKEND", _INLINE)
     if "matplotlib" in sys.modules:
         sys.modules["matplotlib"].rcParams["backend"] = os.environ["MPLBACKEND"]
+    app.shell.init_environment()  # TERM, PAGER and colours: what a spare had set has gone with its old environment
     app.shell.user_ns["_dh"][:] = [os.getcwd()]
     app.start()
 
@@ -701,6 +712,7 @@ def main(argv: list[str] | None = None) -> int:
             _get_ready()
         if len(found := threads()) > 1:
             raise RuntimeError(f"an imported library started threads ({', '.join(found[1:])}): forking is not safe")
+        like_a_fresh_kernel()
         gc.collect()
         gc.freeze()
         os.close(starting)
