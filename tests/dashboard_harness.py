@@ -47,7 +47,7 @@ class Server:
     @property
     def base(self) -> str:
         """Where it answers, without a slash."""
-        return self.address.partition("/?")[0]
+        return self.address.partition("/?")[0].rstrip("/")
 
     @property
     def token(self) -> str:

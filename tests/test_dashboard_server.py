@@ -108,7 +108,7 @@ def test_each_page_is_sound(name, visitor, desk):
             assert page.locator(f'[data-panel="{panel.name}"]').get_attribute("data-digest") == panel.digest()
     assert faults(page) == []
     page.set_viewport_size({"width": 390, "height": 800})
-    assert fits(page), "the page scrolls sideways on a phone"
+    wait_until(lambda: fits(page), "the page does not scroll sideways on a phone", 20)
     assert faults(page) == []
     page.close()
 
