@@ -145,7 +145,7 @@ def metrics_panel(
     columns = (Column("metric", "Metric"), Column("now", "Now", "number"), Column("band", "Band", "status"),
                Column("history", "Lately", "spark"), Column("rests", "Interval"), Column("normal", "Normal"),
                Column("alert", "Alert"), Column("critical", "Critical"), Column("at", "Measured (UTC)", "date"))
-    odd = [f"{r['metric']}: {r['how']}" for r in rows if r["how"] and r["status"] not in (None, Status.OK)]
+    odd = [f"{r['metric']}: {r['how']}" for r in rows if r["how"] and r["status"] is Status.UNKNOWN]
     parts: list[Part] = [Table(columns, [_metric(r) for r in rows], id="key_metrics")]
     if odd:
         parts.append(Note("; ".join(odd) + ".", Status.UNKNOWN))
