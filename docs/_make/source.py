@@ -134,7 +134,7 @@ def _class(node: ast.ClassDef, module: str, comments: dict[int, str]) -> Iterato
 
 def _names(text: str, module: str) -> Iterator[Name]:
     tree, comments = ast.parse(text), _comments(text)
-    for node in tree.body:
+    for i, node in enumerate(tree.body):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
             yield _functions(node, module, "", comments)
         elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
@@ -143,7 +143,9 @@ def _names(text: str, module: str) -> Iterator[Name]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             for target in targets:
                 if isinstance(target, ast.Name) and not target.id.startswith("_") and node.value is not None:
-                    yield Name(module, target.id, "constant", node.lineno, comments.get(node.end_lineno or node.lineno, ""),
+                    below = tree.body[i + 1] if i + 1 < len(tree.body) else None  # a text below a constant is its docstring
+                    said = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
+                    yield Name(module, target.id, "constant", node.lineno, str(said) or comments.get(node.end_lineno or node.lineno, ""),
                                value=ast.unparse(node.value))
 
 

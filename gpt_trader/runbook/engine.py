@@ -58,14 +58,17 @@ class Run:
 
     @property
     def status(self) -> Status:
+        """The outcome's."""
         return self.outcome.status
 
     @property
     def report(self) -> Path:
+        """Its page."""
         return self.folder / "report.html"
 
     @property
     def notebook(self) -> Path:
+        """The executed notebook."""
         return self.folder / "notebook.ipynb"
 
     def to_json(self) -> dict[str, Any]:
