@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import LocalProvisioner
@@ -46,9 +46,9 @@ def profile_files(env: Mapping[str, str]) -> list[str]:
 
 # %% ../../nbs/runbook/18_provisioner.ipynb #10
 class ForkProvisioner(LocalProvisioner):
-    """Starts kernels as children of the fork server, and as LocalProvisioner does where that cannot be.
+    """Starts kernels as children of the fork server, and as LocalProvisioner does where that cannot be (`kind`: 'warm' or 'plain').
 
-    `kind` is then 'warm' or 'plain'. A kernelspec may configure it: `start` the server on demand (the kernel at hand does not wait for
+    A kernelspec may configure it: `start` the server on demand (the kernel at hand does not wait for
     it), `idle_minutes` after which that server ends, `memory_limit_mb` that a kernel may allocate (10^6 bytes; 0: no limit), `spare`:
     take the server's pre-made kernel, on sockets of the server's own choice, when the kernel reads no IPython profile."""
 
@@ -70,7 +70,7 @@ class ForkProvisioner(LocalProvisioner):
         self.kind = "plain"
         found = await super().launch_kernel(cmd, **kwargs)
         if self.memory_limit_mb and self.pid:
-            from gpt_trader.runbook.forkserver import limit_memory
+            from gpt_trader.runbook.forkchild import limit_memory
 
             limit_memory(self.pid, self.memory_limit_mb)
         return found
@@ -81,18 +81,16 @@ class ForkProvisioner(LocalProvisioner):
             raise Unavailable(f"{cmd[0]} is another interpreter")
         env, message = kwargs.get("env") or dict(os.environ), self._message(kwargs)
         files = [_fileno(kwargs.get(name), fallback) for name, fallback in (("stdout", 1), ("stderr", 2))]
-        child: Child | None = None
+        child = None
         if self.spare and argv[2:] == _SPARE_ARGV and not profile_files(env):
             with contextlib.suppress(Unavailable):
                 child = ask({**message, "spare": True}, files, env=env)
         if child is None:
             child = ask({**message, "argv": argv}, files, env=env)
         if child.connection is not None:
-            own: Any = {**child.connection, "key": child.connection["key"].encode()}
-            self.connection_info = own
-        made: Any = child  # as Popen, as far as LocalProvisioner asks
-        self.process, self.pid, self.pgid, self.kind = made, child.pid, child.pid, "warm"
-        self.cwd = message["cwd"]
+            self.connection_info = cast(Any, {**child.connection, "key": child.connection["key"].encode()})
+        self.process = cast(Any, child)  # as Popen, as far as LocalProvisioner asks
+        self.pid, self.pgid, self.kind, self.cwd = child.pid, child.pid, "warm", message["cwd"]
         return self.connection_info
 
     def _message(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +114,7 @@ class ForkProvisioner(LocalProvisioner):
                 loop.remove_reader(fd)
         return await super().wait()
 
-
+# %% ../../nbs/runbook/18_provisioner.ipynb #11
 def _fileno(stream: Any, fallback: int) -> int:
     """The descriptor behind an argument of Popen."""
     if stream is None or (isinstance(stream, int) and stream < 0):

@@ -42,7 +42,7 @@ class Progress:
 class Cancelled(Exception):
     """The run was cancelled."""
 
-
+# %% ../../nbs/runbook/19_warm.ipynb #6
 @dataclass
 class Control:
     """One run's limits, and the handle by which it is watched and cancelled. `cancel_file`: its appearance cancels the run."""
@@ -78,7 +78,7 @@ class Control:
             return f"the run was stopped after {run:g} s"
         return f"a cell was stopped after {cell:g} s" if cell else "a cell took too long"
 
-# %% ../../nbs/runbook/19_warm.ipynb #8
+# %% ../../nbs/runbook/19_warm.ipynb #9
 @contextlib.contextmanager
 def interruptible(control: Control) -> Iterator[None]:
     """Turn the first SIGINT into a cancellation while the block runs."""
@@ -96,7 +96,7 @@ def interruptible(control: Control) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# %% ../../nbs/runbook/19_warm.ipynb #10
+# %% ../../nbs/runbook/19_warm.ipynb #11
 @dataclass(frozen=True)
 class KernelWish:
     """What kernel a run wants. `own`: this very interpreter's, whatever kernelspecs are installed; `scratch`: a private folder."""
@@ -110,10 +110,9 @@ class KernelWish:
 
 
 @cache
-def _classes() -> Any:
-    """The client that does not wait in vain, and the manager that makes forked kernels."""
-    from jupyter_client import AsyncKernelClient, AsyncKernelManager
-    from traitlets import default
+def _quick_client() -> Any:
+    """The client that does not wait in vain."""
+    from jupyter_client import AsyncKernelClient
 
     class QuickClient(AsyncKernelClient):
         async def wait_for_ready(self, timeout: float | None = None) -> None:
@@ -137,12 +136,22 @@ def _classes() -> Any:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"the kernel was not ready within {timeout:g} s")
 
+    return QuickClient
+
+# %% ../../nbs/runbook/19_warm.ipynb #12
+@cache
+def _kernel_manager_class() -> Any:
+    """The manager that makes forked kernels."""
+    from jupyter_client import AsyncKernelManager
+    from traitlets import default
+
     class ForkManager(AsyncKernelManager):
         wish: KernelWish
 
         @default("client_factory")
         def _quick(self) -> type:
-            return QuickClient
+            made: type = _quick_client()
+            return made
 
         @default("transport")
         def _no_port(self) -> str:
@@ -169,14 +178,14 @@ def _classes() -> Any:
             else:
                 await super()._async_wait(pollinterval=0.02)
 
-    return QuickClient, ForkManager
+    return ForkManager
 
-# %% ../../nbs/runbook/19_warm.ipynb #11
+# %% ../../nbs/runbook/19_warm.ipynb #13
 def kernel_manager(wish: KernelWish) -> Any:
     """A kernel manager that makes what is wished."""
     from jupyter_client.kernelspec import KernelSpecManager
 
-    manager = _classes()[1](kernel_name=wish.name)
+    manager = _kernel_manager_class()(kernel_name=wish.name)
     manager.wish = wish
     if wish.own:
         manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
@@ -191,7 +200,7 @@ async def start_kernel(manager: Any, cwd: str | Path) -> Any:
         history = ["--HistoryManager.hist_file=:memory:"]
         await manager.start_kernel(cwd=str(cwd), env=dict(wish.env), extra_arguments=history, **more)
     if wish.memory_mb and getattr(manager.provisioner, "kind", None) is None:
-        from gpt_trader.runbook.forkserver import limit_memory
+        from gpt_trader.runbook.forkchild import limit_memory
 
         limit_memory(manager.provisioner.pid, wish.memory_mb)
     client = manager.client()
@@ -205,7 +214,7 @@ async def start_kernel(manager: Any, cwd: str | Path) -> Any:
     client.allow_stdin = False
     return client
 
-# %% ../../nbs/runbook/19_warm.ipynb #14
+# %% ../../nbs/runbook/19_warm.ipynb #16
 GRACE = 5.0  # seconds that an interrupted cell has to end by itself
 
 
@@ -279,7 +288,7 @@ def _client_class() -> Any:
 
     return Client
 
-# %% ../../nbs/runbook/19_warm.ipynb #15
+# %% ../../nbs/runbook/19_warm.ipynb #17
 @cache
 def _manager_class() -> Any:
     """papermill's account of a run, which saves the notebook when it has changed and a moment has passed."""
@@ -307,7 +316,7 @@ def _manager_class() -> Any:
 
     return Account
 
-
+# %% ../../nbs/runbook/19_warm.ipynb #18
 @cache
 def _engine() -> Any:
     from jupyter_core.utils import run_sync
@@ -355,7 +364,7 @@ def _engine() -> Any:
 
     return Real
 
-# %% ../../nbs/runbook/19_warm.ipynb #17
+# %% ../../nbs/runbook/19_warm.ipynb #20
 class WarmEngine:
     """papermill's engine `gpt_trader`. It also takes `control` (Control), `wish` (KernelWish) and `kernel_cwd`."""
 
