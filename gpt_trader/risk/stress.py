@@ -76,7 +76,7 @@ def apply_scenario(values: Mapping[str, float], scenario: Scenario, equity: floa
                         mend="check the prices, or the shock in risk.yaml")
     pnl = {symbol: value * scenario.moves.get(symbol, 0.0) + 0.0 for symbol, value in values.items() if value}
     total = float(sum(pnl.values()))
-    low, day = min(total, 0.0), scenario.last if total < 0 else None
+    low, day = min(total, 0.0), scenario.last if total < 0 and scenario.path is not None else None
     if scenario.path is not None and pnl:
         way = sum((value * scenario.path[symbol] for symbol, value in values.items() if value), pd.Series(0.0, index=scenario.path.index))
         if way.min() < low:
