@@ -412,7 +412,7 @@ def demo(ctx: click.Context, workspace: str | None) -> int:
 
     return int(run_demo(workspace or ctx.obj) or 0)
 
-
+# %% ../../nbs/cli/30_main.ipynb #21
 @cli.command()
 @click.option("--port", type=click.IntRange(0, 65535), help="Without it dashboard.port of config.yaml; 0 takes any free one.")
 @click.option("--as-of", metavar="MOMENT", default="", help="Show the desk as it was then: 2013-02-28 or 2013-02-28T21:05:00Z.")
@@ -437,13 +437,13 @@ def lab(ctx: click.Context, port: int, browser: bool, workspace: str | None) -> 
 
     open_lab(workspace or ctx.obj, port=port, browser=browser, commands=cli.commands)
 
-# %% ../../nbs/cli/30_main.ipynb #22
+# %% ../../nbs/cli/30_main.ipynb #23
 cli.add_command(new)
 cli.add_command(doctor)
 for _command in (alerts, halt, resume):
     cli.add_command(_command)
 
-# %% ../../nbs/cli/30_main.ipynb #24
+# %% ../../nbs/cli/30_main.ipynb #25
 def run_cli(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Never raises, never shows a traceback unless GPT_TRADER_DEBUG is set."""
     try:

@@ -62,8 +62,8 @@ FINISH = 300.0  # seconds that a kernel may take to finish an act when its page 
 LEAVING = 10.0  # the same when the server itself is stopped
 
 
-class Kernels:
-    """The kernels of all open pages."""
+class _Starter:
+    "Starts kernels, and knows whose they are."
 
     def __init__(self, manager: Any, ws: Workspace, most: int, log: logging.Logger) -> None:
         self.manager, self.ws, self.most, self.log = manager, ws, most, log
@@ -105,6 +105,10 @@ class Kernels:
             except rendezvous.Unavailable as error:
                 self.log.info("the warm engine cannot be had: %s", error)
 
+# %% ../../nbs/dashboards/27_app.ipynb #7
+class Kernels(_Starter):
+    """The kernels of all open pages."""
+
     def processes(self) -> list[int]:
         """The ids of the pages' processes."""
         return [self.manager.get_kernel(k).provisioner.pid for k in self.owners if k in self.manager]
@@ -134,7 +138,7 @@ class Kernels:
                     self.log.info("a page has gone without a word; its process is ended")
                     asyncio.ensure_future(self.end(kernel))
 
-# %% ../../nbs/dashboards/27_app.ipynb #7
+# %% ../../nbs/dashboards/27_app.ipynb #8
 class Elsewhere(RequestHandler):
     """An answer to a request that names another host: some page elsewhere tries to reach us through the reader's browser."""
 
@@ -144,8 +148,8 @@ class Elsewhere(RequestHandler):
         self.finish("This server answers to 127.0.0.1 and localhost only.\n")
 
 
-class Dashboard(Voila):
-    """Voila with our pages in place of its own, and everything behind the gate. It reads none of the user's Jupyter settings."""
+class _Prepared(Voila):
+    "Voila as we set it up: with none of the user's Jupyter settings, and everything behind the gate."
 
     def prepare(self, ws: Workspace, gate: Gate, as_of: str = "") -> None:
         """Set up; `start_at` makes it answer."""
@@ -167,10 +171,14 @@ class Dashboard(Voila):
         self.kernels = Kernels(self.kernel_manager, self.workspace, self.workspace.config.app.dashboard.pages, self.log)
         self.snapshots = Snapshots(self.workspace.root, environment(self.workspace, "dashboard"))
         return {**settings, "allow_remote_access": False, "local_hostnames": ["localhost"], "login_url": self.base_url,
-                "log_function": self._log, "gt_ws": self.workspace, "gt_gate": self.gate, "gt_cookie": f"gpt-trader-{port}",
+                "gt_ws": self.workspace, "gt_gate": self.gate, "gt_cookie": f"gpt-trader-{port}",
                 "gt_kernels": self.kernels, "gt_owners": self.kernels.owners, "gt_snapshots": self.snapshots, "gt_app": self,
                 "gt_as_of": self.as_of, "websocket_ping_interval": 10_000, "autoreload": False,
                 "xsrf_cookie_kwargs": {"samesite": "Lax"}}
+
+# %% ../../nbs/dashboards/27_app.ipynb #9
+class Dashboard(_Prepared):
+    """Voila with our pages in place of its own."""
 
     def our_handlers(self) -> list[Any]:
         """All that is answered."""
@@ -197,7 +205,7 @@ class Dashboard(Voila):
         """Answer on the sockets until `stop` is set; then end all kernels. `ready()` is called once it answers."""
         port = sockets[0].getsockname()[1]
         self.port = port
-        app = Application(default_handler_class=Elsewhere, **self.our_settings(port))
+        app = Application(default_handler_class=Elsewhere, log_function=self._log, **self.our_settings(port))
         app.add_handlers(r"^(127\.0\.0\.1|localhost|\[::1\])$", self.our_handlers())
         server = HTTPServer(app)
         server.add_sockets(sockets)

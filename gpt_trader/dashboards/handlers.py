@@ -210,7 +210,7 @@ class Leave(Handler):
         self.set_status(204)
         self.finish()
 
-
+# %% ../../nbs/dashboards/26_handlers.ipynb #10
 class Assets(StaticFileHandler):
     """Style sheets and scripts: public, and kept by the browser as long as their address stays."""
 
@@ -251,7 +251,7 @@ class Reports(Handler, StaticFileHandler):
             raise HTTPError(404, "There is no such report. It may have been removed to keep to reports.keep of config.yaml.")
         return super().validate_absolute_path(root, absolute_path)
 
-# %% ../../nbs/dashboards/26_handlers.ipynb #10
+# %% ../../nbs/dashboards/26_handlers.ipynb #12
 class _Renderer(NotebookRenderer):
     "Voila's renderer, which reads our own notebook and asks no contents manager for it."
 
@@ -300,14 +300,42 @@ class _Shell(Handler):
             elif "error" in message:
                 await self.send(f'<p class="gt-bar" role="alert">{escape(message["error"])}</p>')
 
-# %% ../../nbs/dashboards/26_handlers.ipynb #12
+# %% ../../nbs/dashboards/26_handlers.ipynb #14
 PATIENCE = 0.3  # seconds that a visitor waits for the worker to confirm that a snapshot is the present state
 
 
-class PageHandler(_Shell):
-    """One page."""
+class _Live(_Shell):
+    "What keeps a page up to date."
 
     kernel_id: str | None = None
+
+    async def _live(self, page: Page) -> None:
+        app, kernels = self.settings["gt_app"], self.settings["gt_kernels"]
+        config = get_page_config(self.base_url, self.settings, self.log, app.voila_configuration)
+        renderer = _Renderer(
+            request_handler=self, voila_configuration=app.voila_configuration, traitlet_config=app.config, base_url=self.base_url,
+            notebook_path=str(page_notebook(page.name)), template_paths=[str(TEMPLATES / "voila"), *app.template_paths], page_config=config,
+            config_manager=self.config_manager, kernel_spec_manager=self.kernel_spec_manager)
+        try:
+            await renderer.initialize()
+            self.kernel_id = await kernels.start(self.current_user.username)
+            async for piece, _ in renderer.generate_content_generator(self.kernel_id, kernels.manager.get_kernel(self.kernel_id)):
+                await self.send(piece)
+            kernels.opened(self.kernel_id)
+        except Exception as error:  # the snapshot stays readable; the log has the traceback
+            self.log.exception("a page's process could not be started")
+            await self.send(f'<p class="gt-bar" role="alert">This page cannot be kept up to date: {escape(str(error))}</p>')
+            self.on_connection_close()
+
+    def on_connection_close(self) -> None:
+        """The reader has gone before the page was complete."""
+        if self.kernel_id:
+            asyncio.ensure_future(self.settings["gt_kernels"].end(self.kernel_id))
+        super().on_connection_close()
+
+# %% ../../nbs/dashboards/26_handlers.ipynb #15
+class PageHandler(_Live):
+    """One page."""
 
     @allow_unauthenticated
     async def get(self, name: str = "") -> None:
@@ -362,27 +390,3 @@ class PageHandler(_Shell):
         self.write(after)
         with contextlib.suppress(StreamClosedError):
             await self.finish()
-
-    async def _live(self, page: Page) -> None:
-        app, kernels = self.settings["gt_app"], self.settings["gt_kernels"]
-        config = get_page_config(self.base_url, self.settings, self.log, app.voila_configuration)
-        renderer = _Renderer(
-            request_handler=self, voila_configuration=app.voila_configuration, traitlet_config=app.config, base_url=self.base_url,
-            notebook_path=str(page_notebook(page.name)), template_paths=[str(TEMPLATES / "voila"), *app.template_paths], page_config=config,
-            config_manager=self.config_manager, kernel_spec_manager=self.kernel_spec_manager)
-        try:
-            await renderer.initialize()
-            self.kernel_id = await kernels.start(self.current_user.username)
-            async for piece, _ in renderer.generate_content_generator(self.kernel_id, kernels.manager.get_kernel(self.kernel_id)):
-                await self.send(piece)
-            kernels.opened(self.kernel_id)
-        except Exception as error:  # the snapshot stays readable; the log has the traceback
-            self.log.exception("a page's process could not be started")
-            await self.send(f'<p class="gt-bar" role="alert">This page cannot be kept up to date: {escape(str(error))}</p>')
-            self.on_connection_close()
-
-    def on_connection_close(self) -> None:
-        """The reader has gone before the page was complete."""
-        if self.kernel_id:
-            asyncio.ensure_future(self.settings["gt_kernels"].end(self.kernel_id))
-        super().on_connection_close()

@@ -140,15 +140,14 @@ EVERY = 1.0  # seconds between two looks
 BEAT = 2.0  # seconds between two signs of life
 
 
-class LivePage:
-    """A page in a kernel: its drawing, its widget, and what goes between them."""
+class _Follower:
+    "A page in a kernel: its drawing, its channel, and what it tells the browser."
 
     def __init__(self, ws: Workspace, page: str, person: str) -> None:
         self.drawing, self.person, self.root = Drawing(ws, page), person, ws.root
         self.offered: dict[tuple[str, str], Action] = {}
         self.drawer, self.hands = ThreadPoolExecutor(1, "draw"), ThreadPoolExecutor(4, "act")
         self.widget = _Comm() if on_the_dashboard() else _widget_class()(css=style())
-        self.widget.on_msg(self._heard)
         self.shown: dict[str, str] = {}  # digests that the browser has
         self.task: asyncio.Task[None] | None = None
         self.running: set[asyncio.Task[None]] = set()
@@ -188,6 +187,14 @@ class LivePage:
         self.shown = {p.name: p.digest() for p in panels}
         self.widget.send({"type": "panels", "panels": [{"name": p.name, "html": p.html()} for p in new], **facts,
                           "order": list(self.drawing.panels), "past": self.drawing.past})
+
+# %% ../../nbs/dashboards/20_live.ipynb #11
+class LivePage(_Follower):
+    """A page that also listens."""
+
+    def __init__(self, ws: Workspace, page: str, person: str) -> None:
+        super().__init__(ws, page, person)
+        self.widget.on_msg(self._heard)
 
     def _heard(self, widget: Any, message: Mapping[str, Any], buffers: Any) -> None:
         try:
@@ -246,7 +253,7 @@ def _server_lives() -> bool:
     pid = os.environ.get("GPT_TRADER_DASHBOARD_PID")
     return not pid or Path(f"/proc/{pid}").exists() or not Path("/proc/self").exists()
 
-# %% ../../nbs/dashboards/20_live.ipynb #11
+# %% ../../nbs/dashboards/20_live.ipynb #13
 def open_page(
     name: str,  # one of PAGES
     parameters: Mapping[str, Any],  # globals() of the notebook, with `workspace` and `as_of`

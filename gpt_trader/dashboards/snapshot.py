@@ -85,7 +85,7 @@ class _Pages:
     def _panel(self, number: int, panel: Any) -> None:
         self.say(id=number, panel={"name": panel.name, "html": panel.html()})
 
-
+# %% ../../nbs/dashboards/22_snapshot.ipynb #5
 def work(root: str) -> None:
     """The worker: answers requests on standard input until it is closed."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -104,7 +104,7 @@ def work(root: str) -> None:
             request = json.loads(line)
             pages.answer(request["id"], request["page"], request["as_of"])
 
-# %% ../../nbs/dashboards/22_snapshot.ipynb #6
+# %% ../../nbs/dashboards/22_snapshot.ipynb #7
 @dataclass
 class Snapshot:
     """A page's panels as HTML."""
@@ -112,9 +112,9 @@ class Snapshot:
     facts: dict[str, Any]
     panels: list[dict[str, str]] = field(default_factory=list)  # name and html, in order
 
-
-class Snapshots:
-    """The worker, as the server sees it."""
+# %% ../../nbs/dashboards/22_snapshot.ipynb #8
+class _Worker:
+    "The worker's process, and the answers that are kept."
 
     def __init__(self, root: Path, environment: Mapping[str, str] | None = None) -> None:
         self.root, self.environment = root, environment
@@ -145,6 +145,39 @@ class Snapshots:
             queue.put_nowait({"error": "The process that draws the pages has ended; it is started again."})
         self._process = None
 
+    def _keep(self, page: str, made: Snapshot) -> None:
+        "In memory and, when it differs, on the disk."
+        before, self.last[page] = self.last.get(page), made
+        if before is None or (before.facts, before.panels) != (made.facts, made.panels):
+            text = json.dumps({"version": __version__, "facts": made.facts, "panels": made.panels})
+            with contextlib.suppress(StorageError):  # a cache that cannot be written is no cache
+                write_atomically(self.folder / f"{page}.json", text.encode())
+
+    def _load(self) -> None:
+        "What an earlier server of this version kept."
+        for name in PAGES:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                kept = json.loads((self.folder / f"{name}.json").read_text())
+                if kept["version"] == __version__:
+                    self.last[name] = Snapshot(dict(kept["facts"]), [{"name": p["name"], "html": p["html"]} for p in kept["panels"]])
+
+    async def stop(self) -> None:
+        """End the worker."""
+        process, reader = self._process, self._reader
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            try:
+                await asyncio.wait_for(process.wait(), 3)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        if reader is not None:
+            await reader
+
+# %% ../../nbs/dashboards/22_snapshot.ipynb #9
+class Snapshots(_Worker):
+    """The worker, as the server sees it."""
+
     async def ask(self, page: str, as_of: str = "") -> AsyncIterator[dict[str, Any]]:
         """The messages for one page: {'facts'}, {'panel'}…, then {'end'} or {'error'}."""
         if self._process is None:
@@ -169,22 +202,6 @@ class Snapshots:
         finally:
             del self._waiting[number]
 
-    def _keep(self, page: str, made: Snapshot) -> None:
-        "In memory and, when it differs, on the disk."
-        before, self.last[page] = self.last.get(page), made
-        if before is None or (before.facts, before.panels) != (made.facts, made.panels):
-            text = json.dumps({"version": __version__, "facts": made.facts, "panels": made.panels})
-            with contextlib.suppress(StorageError):  # a cache that cannot be written is no cache
-                write_atomically(self.folder / f"{page}.json", text.encode())
-
-    def _load(self) -> None:
-        "What an earlier server of this version kept."
-        for name in PAGES:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                kept = json.loads((self.folder / f"{name}.json").read_text())
-                if kept["version"] == __version__:
-                    self.last[name] = Snapshot(dict(kept["facts"]), [{"name": p["name"], "html": p["html"]} for p in kept["panels"]])
-
     async def whole(self, page: str, as_of: str = "") -> Snapshot | str:
         """All of it, or the error's sentence."""
         made = Snapshot({})
@@ -195,16 +212,3 @@ class Snapshots:
             if "error" in message:
                 return str(message["error"])
         return made
-
-    async def stop(self) -> None:
-        """End the worker."""
-        process, reader = self._process, self._reader
-        if process is not None and process.stdin is not None:
-            process.stdin.close()
-            try:
-                await asyncio.wait_for(process.wait(), 3)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-        if reader is not None:
-            await reader
