@@ -180,7 +180,7 @@ def check_wanted_extras(config: "Config") -> Iterator[Finding]:
         missing = [r.name for r in requirements(extra) if not r.installed] if wanted else []
         if missing:
             yield Finding("configuration", extra, Status.CRITICAL if extra == "notify" else Status.WARNING,
-                          f"{why}, but {', '.join(missing)} is not installed", install_command(extra))
+                          f"{why}; not installed: {', '.join(missing)}", install_command(extra))
 
 
 def check_port(key: str, port: int) -> Finding | None:
