@@ -34,6 +34,7 @@ OUTSIDE = {  # the hosts that a page may link to
     "doi.org", "en.wikipedia.org",
     "docs.python.org", "jupyterlab.readthedocs.io", "jupyter-client.readthedocs.io", "playwright.dev", "www.w3.org", "scipy.org",
     "docs.scipy.org", "ipython.readthedocs.io", "anywidget.dev", "127.0.0.1", "localhost",
+    "data.example.com",  # an example in a docstring
 }
 NOT_YET = {"gpt_trader.runbook.warm.Control.cancelled"}
 

@@ -193,6 +193,17 @@ def _table(html: str) -> str:
     return f'<div class="gt-scroll" tabindex="0" role="region" aria-label="table">{html}</div>' if "<table" in html else html
 
 
+_REPORT = r"[^\"'()\s]*/\d{6}-(\w+)-[0-9a-f]+/report\.html"
+
+
+def relinked_output(text: str) -> str:
+    """An output's links to another run's report lead to that procedure's page; links to other files of the run are plain words."""
+    text = re.sub(rf"""href=(["'])(?!https?:){_REPORT}\1""", r'href="\2.html" data-page=""', text)
+    text = re.sub(r"""<a (?![^>]*data-page)[^>]*href=(["'])(?!https?:|#)[^"']*\1[^>]*>(.*?)</a>""", r"\2", text, flags=re.S)
+    text = re.sub(rf"\]\((?!https?:){_REPORT}\)", r"](\1.ipynb)", text)
+    return re.sub(r"\[([^\]]+)\]\((?!https?:|#)[^)]*\.html\)", r"\1", text)
+
+
 def tidy_output(output: Any) -> Any | None:
     """An output in the one form that the page shows."""
     if output.output_type == "stream":
@@ -205,7 +216,9 @@ def tidy_output(output: Any) -> Any | None:
     if "application/vnd.plotly.v1+json" in data:
         output.data = {"text/html": _plot(data["application/vnd.plotly.v1+json"])}
     elif "text/html" in data:
-        output.data = {"text/html": _table(tidy_text(data["text/html"]))}
+        output.data = {"text/html": _table(relinked_output(tidy_text(data["text/html"])))}
+    elif "text/markdown" in data:
+        output.data = {"text/markdown": relinked_output(tidy_text(data["text/markdown"]))}
     elif "text/plain" in data and not any(k.startswith(("image/", "text/markdown", "text/latex")) for k in data):
         output.data = {"text/plain": tidy_text(data["text/plain"])}
     if output.output_type == "execute_result" and "text/html" in output.data:
