@@ -314,7 +314,7 @@ def stress_table(report: "StressReport") -> Table:
     return Table((*_STRESS_COLUMNS, *(Column(f"pnl {s}", s, "money") for s in symbols)), rows, "", "No scenario is configured.",
                  "stress", limit=12)
 
-
+# %% ../../nbs/dashboards/50_risk.ipynb #14
 def stress(ws: "Workspace", kind: str | None = None) -> Panel:
     """Today's positions through past crises, the worst that the history holds for them, shocks, and a bad day at today's volatility."""
     from gpt_trader.risk.stress import stress_outcome
@@ -339,7 +339,7 @@ def stress(ws: "Workspace", kind: str | None = None) -> Panel:
              f"margin calls. Market: the universe in equal weights; betas {betas}.")
     return Panel("stress", "Stress test", (*notes, figure, stress_table(report)), said.status, about)
 
-# %% ../../nbs/dashboards/50_risk.ipynb #15
+# %% ../../nbs/dashboards/50_risk.ipynb #16
 def correlation(ws: "Workspace") -> Panel:
     """Correlations of the holdings over the newest sessions, and where their mean stands among its own past."""
     from gpt_trader.live.correlations import holdings_correlations
