@@ -155,6 +155,7 @@ def _parents(app: Sphinx) -> dict[str, str]:
 
 def tree_for(whole: str, page: str, line: list[str]) -> str:
     """The landing page's tree as `page` has it: links from where it stands, and its own line marked as current."""
+    whole = whole.replace('role="heading"', 'role="heading" aria-level="2"')
     text = re.sub(r' current(?=")|(?<=")current ', "", whole).replace('href="#"', 'href="index.html"')
     for name in line:
         text = re.sub(rf'<li class="(toctree-l\d)"><a class="reference internal" href="{re.escape(name)}\.html">',
@@ -172,6 +173,17 @@ def _navigation(app: Sphinx, page: str, template: str, context: dict[str, Any], 
         context["toctree"] = lambda **given: tree_for(_whole_tree(app), page, line)
 
 
+# ---------------------------------------------------------------- reachable by keyboard and screen reader
+def _reachable(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Code that scrolls takes the focus; a signature's parameters are lines, not a list of definitions without terms."""
+    def lines(found: re.Match[str]) -> str:
+        return '<span class="gt-params">' + found[1].replace("<dd>", '<span class="gt-param">').replace("</dd>", "</span>") + "</span>"
+
+    if "body" in context:
+        body = re.sub(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", lines, context["body"], flags=re.S)
+        context["body"] = body.replace("<pre>", '<pre tabindex="0">')
+
+
 # ---------------------------------------------------------------- tables that scroll
 def _scrollable(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """The list of parameters of every table keeps its words; wide ones scroll inside their frame, by keyboard too (see custom.css)."""
@@ -184,6 +196,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-skip-member", _skip)
     app.connect("html-page-context", _plots)
+    app.connect("html-page-context", _reachable)
     app.connect("html-page-context", _navigation, priority=100)  # before furo's own, which asks for the tree
     app.connect("doctree-resolved", _scrollable)
     app.connect("build-finished", _copy_plotly)
