@@ -278,7 +278,8 @@ def command(*words: str, **kw) -> subprocess.CompletedProcess:
 
 def test_a_command_run_by_a_driver_is_the_same_command(ws, server):
     write(ws.root / "procedures", "count", PARAMETERS, OPEN.format("count"), COUNT)
-    for words in (["count", "--at-least", "3", "--json"], ["count", "--at-least", "x"], ["no-such-thing"], ["config", "show", "no-such-key"]):
+    for words in (["count", "--at-least", "3", "--json"], ["count", "--at-least", "x"],
+                  ["no-such-thing"], ["config", "show", "no-such-key"]):
         before = rendezvous.status()["served"]
         warm = command(*words, cwd=ws.root)
         assert rendezvous.status()["served"] > before, "no driver was asked for"
