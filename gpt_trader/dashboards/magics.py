@@ -94,10 +94,9 @@ def procedures_panel(entries: dict[str, Entry], wanted: str = "") -> Panel:
     how = "%run_procedure NAME key=value … runs one; one that changes something is a dry run unless --execute is given"
     return Panel("procedures", "Procedures", (Table(columns, rows, id="procedures"),), about=how)
 
-# %% ../../nbs/dashboards/82_magics.ipynb #10
-@magics_class
-class GptTraderMagics(Magics):
-    """The magics of gpt_trader. `ws` is the workspace that they work on."""
+# %% ../../nbs/dashboards/82_magics.ipynb #10x0
+class _OnWorkspace(Magics):
+    """What the magics share: the workspace that they work on, and its catalogue."""
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
@@ -123,6 +122,11 @@ class GptTraderMagics(Magics):
             return catalogue(self.ws.root)
         except GptTraderError:
             return catalogue()
+
+# %% ../../nbs/dashboards/82_magics.ipynb #10x1
+@magics_class
+class GptTraderMagics(_OnWorkspace):
+    """The magics of gpt_trader. `ws` is the workspace that they work on."""
 
     @_magic()
     def gpt_trader(self, asked: Any) -> Panel:

@@ -132,7 +132,7 @@ def check_workspace_clock(root: Path) -> Finding:
                        "Set the machine's clock, and let the system keep it by NTP")
     return Finding("workspace", "clock", Status.OK, f"{kind}: {utc_text(now)[:19]}Z")
 
-# %% ../../nbs/ops/42_doctor.ipynb #9
+# %% ../../nbs/ops/42_doctor.ipynb #9x0
 def secrets_of(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(key, secret) of each reference to a secret within settings."""
     from gpt_trader.core.secret import Secret
@@ -169,7 +169,7 @@ def check_secrets(config: "Config") -> Iterator[Finding]:
         else:
             yield Finding("configuration", key, Status.OK, f"{secret.reference} can be had (its value is shown nowhere)")
 
-
+# %% ../../nbs/ops/42_doctor.ipynb #9x2
 def check_wanted_extras(config: "Config") -> Iterator[Finding]:
     """Extras that this configuration cannot do without."""
     app = config.app

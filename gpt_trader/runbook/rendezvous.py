@@ -89,11 +89,26 @@ def _files(folder: str) -> Iterator[tuple[str, int, int]]:
                 yield e.path, s.st_mtime_ns, s.st_size
 
 
+_READ: dict[str, tuple[int, int, str]] = {}
+
+
+def _content(path: str, mtime: int, size: int) -> str:
+    """A digest of the file, read again only when its time or size is another."""
+    known = _READ.get(path)
+    if known is None or known[:2] != (mtime, size):
+        with contextlib.suppress(FileNotFoundError):  # removed since it was listed: then it counts with no content
+            known = mtime, size, hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            _READ[path] = known
+    return known[2] if known else ""
+
+
 def fingerprint() -> str:
-    """Of the package's Python files and of the folders that packages are installed in: it changes when any of them does."""
+    """Of what the package's Python files hold, and of the folders that packages are installed in: it changes when any of them does, and not
+    when a file is written again as it was.
+    """
     import gpt_trader
 
-    seen: list[Any] = sorted(_files(gpt_trader.__path__[0]))
+    seen: list[Any] = sorted((path, _content(path, mtime, size)) for path, mtime, size in _files(gpt_trader.__path__[0]))
     for folder in site.getsitepackages():
         with contextlib.suppress(OSError):
             seen.append((folder, os.stat(folder).st_mtime_ns))
