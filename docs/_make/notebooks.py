@@ -101,11 +101,15 @@ def directives(text: str) -> set[str]:
 
 
 def kernel_name() -> str:
-    """The warm kernel where there is one, else Jupyter's own."""
-    from jupyter_client.kernelspec import KernelSpecManager
+    """The warm kernel that `gpt-trader engine install` made for this interpreter, else Jupyter's own."""
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    found = KernelSpecManager().find_kernel_specs()
-    return next((n for n in ("gpt-trader-warm", "gpt_trader_warm", "gpt-trader") if n in found), "python3")
+    from gpt_trader.cli.engine import KERNEL
+
+    try:
+        return KERNEL if KernelSpecManager().get_kernel_spec(KERNEL).argv[0] == sys.executable else "python3"
+    except NoSuchKernel:
+        return "python3"
 
 
 def environment(home: Path) -> dict[str, str]:

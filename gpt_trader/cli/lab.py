@@ -132,7 +132,9 @@ def lab_command(ws: "Workspace", home: Path, *, port: int = 8888, browser: bool 
 
 
 def open_lab(named: str | Path | None = None, *, port: int = 8888, browser: bool = True, commands: Iterable[str] = ()) -> None:
-    """Become the JupyterLab server of a workspace (`Workspace.open` says which). Returns only by an error."""
+    """Become the JupyterLab server of a workspace (`Workspace.open` says which). Returns only by an error.
+
+    `commands` are the command line's own, which a new notebook must not be called."""
     need("jupyterlab", extra="lab", for_="JupyterLab on the workspace")
     with Workspace.open(named) as ws:
         for line in copied_lines(bring_research(ws)):

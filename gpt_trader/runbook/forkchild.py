@@ -58,7 +58,8 @@ def order(message: Mapping[str, Any], fds: list[int]) -> Order:
 
 # %% ../../nbs/runbook/12_forkchild.ipynb #6
 def leave_the_server(keep: list[int]) -> None:
-    """What each child does first: a session of its own, no file of the server's, no handler of its, numbers of its own."""
+    """What each child does first: a session of its own, no file of the server's but the descriptors in `keep`, no handler of its,
+    numbers of its own."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
@@ -151,7 +152,7 @@ SPARE_ARGV = ["--HistoryManager.hist_file=:memory:"]
 
 
 def be_spare(folder: Path, orders: socket.socket, report: int) -> None:
-    """What a spare child does: get ready, wait, become."""
+    """What a spare child does: get ready in `folder`, wait for what the server sends through `orders`, become that."""
     leave_the_server([orders.fileno(), report])
     devnull = os.open(os.devnull, os.O_RDWR)
     os.dup2(devnull, 0)

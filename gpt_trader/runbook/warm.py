@@ -61,6 +61,7 @@ class Control:
 
     @property
     def cancelled(self) -> bool:
+        """Whether the run is to stop: `cancel` was called, or the file whose appearance cancels it is there (its text is the reason)."""
         if not self.requested.is_set() and self.cancel_file is not None and self.cancel_file.exists():
             self.cancel(self.cancel_file.read_text(encoding="utf-8").strip() or "cancelled")
         return self.requested.is_set()
