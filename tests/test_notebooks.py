@@ -1,12 +1,13 @@
 """Each library notebook runs from top to bottom in a process of its own, so that none leans on what another left behind."""
 import configparser
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from notebook_process import run_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 SPREAD = True  # conftest: each notebook may go to another worker
@@ -16,16 +17,6 @@ LIMIT = 300  # seconds; a notebook that needs more is not for reading
 PACKAGES = sorted(p.parent.name for p in (ROOT / "gpt_trader").glob("*/__init__.py"))
 NOTEBOOKS = [*(ROOT / "nbs").glob("*.ipynb"), *(n for p in PACKAGES for n in sorted((ROOT / "nbs" / p).glob("*.ipynb")))]
 
-# What `nbdev_test` does with one notebook, in a fresh interpreter.
-RUN = """
-import json, sys
-from pathlib import Path
-from nbdev.test import test_nb
-ok, seconds = test_nb(Path(sys.argv[1]), skip_flags=json.loads(sys.argv[2]), basepath=sys.argv[3])
-sys.exit(0 if ok else 1)
-"""
-
-
 def skip_flags() -> list[str]:
     """Cells with one of these directives are not run."""
     settings = configparser.ConfigParser(delimiters=["="])
@@ -33,18 +24,39 @@ def skip_flags() -> list[str]:
     return settings["DEFAULT"]["tst_flags"].split()
 
 
-def run(notebook: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+# The processes are forked from one that has imported what others wrote (it takes seconds each time) and nothing of ours.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["pandas", "nbdev.test", "IPython.core.interactiveshell", "pydantic", "sqlite_utils"])
+
+
+@dataclass
+class Done:
+    """How a notebook's process ended."""
+
+    returncode: int | None  # None: it did not end in time
+    stderr: str
+
+
+def run(notebook: Path, cwd: Path) -> Done:
     """Run a notebook as `nbdev_test` would, in a process of its own."""
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "TERM": "dumb", "NO_COLOR": "1"}
-    command = [sys.executable, "-c", RUN, str(notebook), json.dumps(skip_flags()), str(ROOT)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder) / "stderr"
+        child = FORKS.Process(target=run_notebook, args=(str(notebook), skip_flags(), str(ROOT), str(cwd), str(said)))
+        child.start()
+        child.join(LIMIT)
+        code = child.exitcode
+        if code is None:
+            child.kill()
+            child.join()
+        return Done(code, said.read_text() if said.exists() else "")
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.relative_to(ROOT / "nbs").with_suffix("").as_posix())
 def test_notebook(notebook: Path) -> None:
     done = run(notebook, ROOT)
-    if done.returncode:
-        pytest.fail(f"{notebook.relative_to(ROOT)} fails when run alone:\n{done.stderr[-6000:]}", pytrace=False)
+    if done.returncode != 0:
+        how = "fails when run alone" if done.returncode else f"was not done after {LIMIT} s"
+        pytest.fail(f"{notebook.relative_to(ROOT)} {how}:\n{done.stderr[-6000:]}", pytrace=False)
 
 
 def test_a_failing_notebook_is_seen(tmp_path: Path) -> None:
