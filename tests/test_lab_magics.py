@@ -49,7 +49,7 @@ def ran(shell, cell: str) -> tuple[bool, str]:
     """Whether a cell succeeded, and what it printed and displayed, as text."""
     with capture_output() as out:
         result = shell.run_cell(cell)
-    return bool(result.success), out.stdout + out.stderr + "\n".join(str(o) for o in out.outputs)
+    return bool(result.success), out.stdout + out.stderr + "\n".join(str(o.data) for o in out.outputs)
 
 
 def test_loading_is_light_and_undone():

@@ -158,7 +158,14 @@ def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
         yield f"{where}: plain {str(a)[:600]!r}, warm {str(b)[:600]!r}"
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+# One of each kind for every change; all of them in the soak.
+ALWAYS = {"interleaved", "rich_displays", "plotly_figure", "pandas_tables", "display_updates", "widgets_state", "chained_errors",
+          "system_exit", "raises_exception_tag", "typed_parameters", "surroundings", "randomness_is_fresh", "magics", "top_level_await",
+          "printing_threads", "multiprocessing_pools", "kernel_kills_itself", "cell_takes_too_long", "too_much_memory",
+          "lightgbm_training", "blas_matmul", "the_librarys_own"}
+
+
+@pytest.mark.parametrize("name", [n if n in ALWAYS else pytest.param(n, marks=pytest.mark.soak) for n in sorted(CASES)])
 def test_both_engines_say_the_same(name: str, tmp_path: Path) -> None:
     made = CASES[name]
     if made.needs and importlib.util.find_spec(made.needs) is None:
@@ -173,4 +180,4 @@ def test_both_engines_say_the_same(name: str, tmp_path: Path) -> None:
 
 
 def test_the_corpus_is_whole() -> None:
-    assert len(CASES) >= 60 and set(DIFFERENCES) <= set(CASES)
+    assert len(CASES) >= 60 and set(DIFFERENCES) | ALWAYS <= set(CASES)
