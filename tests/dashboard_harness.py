@@ -17,7 +17,12 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import psutil
 import pytest
 
-PATIENCE = 90_000  # milliseconds for a page to become live on a busy machine
+from gpt_trader.runbook import rendezvous
+
+PATIENCE = 60_000  # milliseconds for a page to become live on a busy machine
+ENGINE = "GPT_TRADER_ENGINE"
+PLAIN = {ENGINE: "plain"}
+SOAK = os.environ.get("GPT_TRADER_SOAK") == "1"
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -67,7 +72,12 @@ class Server:
         """Ask it to stop; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:  # the test fails, and nothing of it stays
+            self.process.kill()
+            self.process.wait(10)
+            raise
 
 
 def lives(pid: int) -> bool:
@@ -87,12 +97,15 @@ def wait_until(true: Callable[[], bool], what: str, seconds: float = 60) -> None
 
 
 def start_server(root: Path, *options: str, env: dict[str, str] | None = None) -> Server:
-    """Start `gpt-trader dashboard` on a free port, and wait until it has printed its address."""
+    """Start `gpt-trader dashboard` on a free port, and wait until it has printed its address.
+
+    Its pages come from the warm engine, as users have them; `env=PLAIN` takes ordinary processes instead."""
     printed = root.parent / f"{root.name}-dashboard.log"
     program = str(Path(sys.executable).with_name("gpt-trader"))
     command = [program, "dashboard", "--workspace", str(root), "--port", "0", "--no-browser", *options]
     with printed.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}, cwd=root.parent)
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=root.parent,
+                                   env={**os.environ, ENGINE: "warm", **(env or {})})
     end = time.monotonic() + 90
     while (found := re.search(r"http://127\.0\.0\.1:\d+/(\?token=\S+)?", printed.read_text())) is None:
         assert process.poll() is None and time.monotonic() < end, f"the server did not start:\n{printed.read_text()}"
@@ -120,10 +133,12 @@ def make_desk(root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A demo workspace, made once for all tests of this process and never written to; or the one that $GPT_TRADER_TEST_DESK names."""
     ready = os.environ.get("GPT_TRADER_TEST_DESK")
-    return Path(ready) if ready else make_desk(tmp_path_factory.mktemp("made") / "desk")
+    yield Path(ready) if ready else make_desk(tmp_path_factory.mktemp("made") / "desk")
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    rendezvous.stop({**os.environ, **threads})  # the warm engine that the pages of these tests came from
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from gpt_trader.runbook.responder import take_on
 from gpt_trader.trading import permit
 
 pytest_plugins = ("dashboard_harness",)
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from dashboard_harness import cell, faults, fits, tile, visiting
 
 pytest_plugins = ("dashboard_harness",)
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def told(root: Path, procedure: str, *options: str) -> dict:
