@@ -231,6 +231,16 @@ def test_the_cache_knows_what_a_notebook_rests_on() -> None:
     assert notebooks.key_of(tour) != before == notebooks.key_of(nbformat.read(NBS / "index.ipynb", as_version=4))
 
 
+def test_the_links_of_an_output_lead_to_pages() -> None:
+    """To the page of the procedure whose report it names; what else lay beside the run is plain words."""
+    from notebooks import relinked_output
+
+    report = "../2013-03-01/210500-list_positions-ab12/report.html"
+    assert relinked_output(f"see [positions]({report}), [a file](tear.html)") == "see [positions](list_positions.html), a file"
+    assert relinked_output(f"<a href='{report}'>a</a> <a href='x.csv'>x</a>") == '<a href="list_positions.html" data-page="">a</a> x'
+    assert relinked_output("[theirs](https://www.sqlite.org/a.html)") == "[theirs](https://www.sqlite.org/a.html)"
+
+
 def test_docstrings_become_safe_markup() -> None:
     from sphinx_house import to_rst
 
@@ -240,19 +250,22 @@ def test_docstrings_become_safe_markup() -> None:
 
 
 # ---------------------------------------------------------------- the site, built
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site. Outputs come from the cache of `make docs` where they are there; the pages and links are the same without."""
-    folder = tmp_path_factory.mktemp("site")
-    cache = Path(os.environ.get("GPT_TRADER_DOCS_CACHE") or DOCS / "_build" / "cache")
-    environment = os.environ | {"GPT_TRADER_DOCS_CACHE": str(cache if cache.is_dir() else folder / "cache"), **NO_NETWORK}
-    done = subprocess.run([sys.executable, str(DOCS / "build.py"), "--no-execute", "--to", str(folder)], env=environment, cwd=folder,
-                          capture_output=True, text=True, timeout=1500)
-    if done.returncode:
+def built(folder: Path, cache: Path, *options: str, seconds: float) -> Path:
+    """The folder of the site that docs/build.py makes below `folder`, without a warning and with no network to ask."""
+    environment = os.environ | {"GPT_TRADER_DOCS_CACHE": str(cache), **NO_NETWORK}
+    done = subprocess.run([sys.executable, str(DOCS / "build.py"), *options, "--to", str(folder)], env=environment, cwd=folder,
+                          capture_output=True, text=True, timeout=seconds)
+    if done.returncode or "WARNING" in done.stderr:
         pytest.fail(f"the site does not build, or with warnings:\n{done.stdout[-2000:]}{done.stderr[-6000:]}", pytrace=False)
-    assert "WARNING" not in done.stderr, done.stderr
     shutil.rmtree(folder / "doctrees")
     return folder / "html"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built once for all tests and without running a notebook: its pages, links and search are the same."""
+    folder = tmp_path_factory.mktemp("site")
+    return built(folder, folder / "cache", "--no-execute", seconds=900)
 
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -278,9 +291,8 @@ class Page(HTMLParser):
             self.loads.append(str(given["href"]))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
+def dead_links(site: Path) -> list[str]:
+    """What the pages link to or load that is not there, or that no page may load."""
     found = {p: Page(p.read_text(encoding="utf-8")) for p in sorted(site.rglob("*.html"))}
     assert len(found) > 150
 
@@ -304,11 +316,33 @@ def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
                     elif parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in found[target].ids:
                         yield f"{said}: {link} has no such anchor"
 
-    none_of(sorted(set(problems())))
+    return sorted(set(problems()))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1000)
+def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
+    none_of(dead_links(site))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.skipif(os.environ.get("GPT_TRADER_SOAK") != "1", reason="set GPT_TRADER_SOAK=1: running all notebooks takes minutes")
+def test_the_site_of_executed_notebooks(tmp_path: Path) -> None:
+    """Every notebook runs, its outputs are on its page, and what they link to is there."""
+    site = built(tmp_path, tmp_path / "cache", seconds=7000)
+    none_of(dead_links(site))
+    def says(name: str, words: str) -> bool:
+        return words in (site / f"{name}.html").read_text(encoding="utf-8")
+
+    none_of([f"{name} shows no outcome" for name in ("library/core/outcome", "runbook/list_positions", "runbook/calculate_risk_metrics")
+             if not says(name, "gt-outcome")])
+    none_of([f"{name} shows no outputs" for name in ("tour", *(pages.library_page(m) for m in source.modules() if m.room in ("risk", "ml")))
+             if not says(name, "cell_output")])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_parameters_are_explained_in_the_reference(site: Path) -> None:
     text = re.sub(r"<[^>]+>", "", (site / "api/core/config.html").read_text(encoding="utf-8"))
     assert "the machine&#39;s folder" in text or "the machine’s folder" in text or "the machine's folder" in text
@@ -353,7 +387,7 @@ def watched(browser, address: str, **given):
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 1280), ("light", 390)])
 def test_pages_need_nothing_from_outside_and_fit(address: str, browser, scheme: str, width: int) -> None:
     page, outside, problems = watched(browser, address, color_scheme=scheme, viewport={"width": width, "height": 900})
@@ -368,7 +402,7 @@ def test_pages_need_nothing_from_outside_and_fit(address: str, browser, scheme: 
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("way", ["served", "from a folder"])
 def test_the_search_finds_what_is_there(address: str, site: Path, browser, way: str) -> None:
     base = address if way == "served" else site.as_uri()
@@ -384,7 +418,7 @@ def test_the_search_finds_what_is_there(address: str, site: Path, browser, way: 
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_fault(address: str, browser, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
@@ -403,7 +437,7 @@ def test_axe_finds_no_serious_fault(address: str, browser, scheme: str) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1000)
 def test_keys_lead_through_the_pages(address: str, browser) -> None:
     page, _, _ = watched(browser, address)
     page.goto(f"{address}/getting-started.html")

@@ -204,8 +204,12 @@ def relinked_output(text: str) -> str:
     """An output's links to another run's report lead to that procedure's page; links to other files of the run are plain words."""
     text = re.sub(rf"""href=(["'])(?!https?:){_REPORT}\1""", r'href="\2.html" data-page=""', text)
     text = re.sub(r"""<a (?![^>]*data-page)[^>]*href=(["'])(?!https?:|#)[^"']*\1[^>]*>(.*?)</a>""", r"\2", text, flags=re.S)
-    text = re.sub(rf"\]\((?!https?:){_REPORT}\)", r"](\1.ipynb)", text)
-    return re.sub(r"\[([^\]]+)\]\((?!https?:|#)[^)]*\.html\)", r"\1", text)
+
+    def led(link: re.Match[str]) -> str:  # Sphinx resolves no link of an output: it names the page as it is written
+        report = re.fullmatch(_REPORT, link[2])
+        return f"[{link[1]}]({report[1]}.html)" if report else link[1]
+
+    return re.sub(r"\[([^\]]+)\]\((?!https?:|#)([^)]*\.html)\)", led, text)
 
 
 def tidy_output(output: Any) -> Any | None:
