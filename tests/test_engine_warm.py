@@ -95,6 +95,7 @@ def test_a_child_has_the_requesters_environment_and_nothing_of_the_servers(ws, s
     assert seen["env"] == ["TRY_THIS"] and seen["shell"] == "one" and again.outcome.figures["seen"]["shell"] == "two"
 
 
+@pytest.mark.slow
 def test_an_error_is_the_same_error(ws, server, monkeypatch):
     write(ws.root / "procedures", "try", ONLY, OPEN.format("try"), "p.require(False, 'workspace', 'is not to my taste')")
     warm = engine.run_procedure(ws, "try")
@@ -112,6 +113,7 @@ def test_without_a_server_the_kernel_is_an_ordinary_one_and_a_server_is_asked_fo
     assert run.engine == "plain" and run.exit_code == 0 and asked == [{"idle_minutes": 15.0, "unasked": True}]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_takes_no_run_with_it(ws, server):
     write(ws.root / "procedures", "try", ONLY, *finish(f"import os, time\nos.kill({server['pid']}, 9)\ntime.sleep(0.5)\nseen = 1"))
     run = engine.run_procedure(ws, "try")
@@ -152,6 +154,7 @@ def test_many_starters_make_one_server(runtime):
     assert len({f["pid"] for f in found}) == 1 and len(found) == 5
 
 
+@pytest.mark.slow
 def test_a_changed_package_gets_a_server_of_its_own_and_the_old_one_ends(runtime, tmp_path):
     left_out = shutil.ignore_patterns("__pycache__", "_data", "_modidx.py")
     shutil.copytree(Path(gpt_trader.__file__).parent, tmp_path / "gpt_trader", ignore=left_out)
@@ -229,6 +232,7 @@ def test_another_users_request_is_refused(server):
 
 
 # ---------------------------------------------------------------- limits, cancellation
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["warm", "plain"])
 def test_limits_hold_in_both_kinds_of_kernel(ws, server, monkeypatch, kind):
     monkeypatch.setenv("GPT_TRADER_ENGINE", kind)
@@ -240,6 +244,7 @@ def test_limits_hold_in_both_kinds_of_kernel(ws, server, monkeypatch, kind):
     assert run.engine == kind and run.exit_code == 3 and "a cell was stopped after 4 s" in run.outcome.summary and run.seconds < 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["thread", "file"])
 def test_a_run_is_cancelled_and_its_evidence_filed(ws, server, way):
     write(ws.root / "procedures", "slow", ONLY, *finish("import time\ntime.sleep(60)\nseen = 1", "slow"))
@@ -276,6 +281,7 @@ def command(*words: str, **kw) -> subprocess.CompletedProcess:
     return subprocess.run([program, *words], capture_output=True, text=True, timeout=120, **kw)
 
 
+@pytest.mark.slow
 def test_a_command_run_by_a_driver_is_the_same_command(ws, server):
     write(ws.root / "procedures", "count", PARAMETERS, OPEN.format("count"), COUNT)
     for words in (["count", "--at-least", "3", "--json"], ["count", "--at-least", "x"],
@@ -292,6 +298,7 @@ def test_a_command_run_by_a_driver_is_the_same_command(ws, server):
             assert warm.stdout == plain.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_driven_command_cleanly(ws, server):
     write(ws.root / "procedures", "slow", ONLY, *finish("import time\ntime.sleep(60)\nseen = 1", "slow"))
     program = str(Path(sys.executable).with_name("gpt-trader"))
@@ -310,6 +317,11 @@ def test_emergencies_and_help_ask_nobody(ws, server):
     assert command("--help").returncode == 0 and command("halt", "--help").returncode == 0
     assert command("engine", "status", cwd=ws.root).returncode == 0
     assert rendezvous.status()["served"] == before
+
+
+def test_every_question_is_answered(server):
+    """A server may have answered and gone before the asker has looked up from sending."""
+    assert sum(rendezvous.status() is None for _ in range(500)) == 0
 
 
 # ---------------------------------------------------------------- nothing is left

@@ -130,7 +130,8 @@ def send(sock: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = (
     data = struct.pack("!I", len(body)) + body
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sent = sock.sendmsg([data], ancillary)
-    sock.sendall(data[sent:])
+    if sent < len(data):  # with nothing left, a peer that has answered and gone would make this an error
+        sock.sendall(data[sent:])
 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]]:
