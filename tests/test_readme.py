@@ -103,13 +103,16 @@ def typed(line: str, where: Path, environment: dict[str, str], seconds: float = 
         process = subprocess.Popen(["bash", "-c", line], cwd=where, env=environment, stdin=subprocess.DEVNULL, stdout=said,
                                    stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
-            said.seek(0)
-            pytest.fail(f"{line}: has not ended after {seconds:g} s\n{said.read()[-3000:]}", pytrace=False)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+            in_time = process.poll() is not None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(30)
         said.seek(0)
+        if not in_time:
+            pytest.fail(f"{line}: has not ended after {seconds:g} s\n{said.read()[-3000:]}", pytrace=False)
         return process.returncode, said.read()
 
 
