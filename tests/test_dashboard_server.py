@@ -282,7 +282,7 @@ def test_a_report_opens_in_a_sandbox(visitor):
 
 
 def test_stopping_is_clean(desk):
-    with serving(desk) as server:
+    with serving(desk, env=PLAIN) as server:
         children = [c.pid for c in psutil.Process(server.process.pid).children(recursive=True)]
         assert server.stop() == 0
         wait_until(lambda: not any(lives(p) for p in children), "its worker has ended")

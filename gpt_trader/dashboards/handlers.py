@@ -372,6 +372,8 @@ class PageHandler(_Live):
         await asyncio.wait({asked}, timeout=PATIENCE)
         found = asked.result() if asked.done() else snapshots.last.get(page.name)
         facts, full = {"simulated": open_clock(self.settings["gt_ws"].clock_file).simulated}, kernels.full()
+        if full and not isinstance(found, Snapshot):  # a page that stays as it is must say of when it is
+            found = await asked
         if isinstance(found, Snapshot):
             facts = found.facts
         stale = ""
