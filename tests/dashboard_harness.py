@@ -22,6 +22,7 @@ from gpt_trader.runbook import rendezvous
 PATIENCE = 60_000  # milliseconds for a page to become live on a busy machine
 ENGINE = "GPT_TRADER_ENGINE"
 PLAIN = {ENGINE: "plain"}
+WARM = {ENGINE: "warm", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as pages have it: one engine for all
 SOAK = os.environ.get("GPT_TRADER_SOAK") == "1"
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
@@ -105,7 +106,7 @@ def start_server(root: Path, *options: str, env: dict[str, str] | None = None) -
     command = [program, "dashboard", "--workspace", str(root), "--port", "0", "--no-browser", *options]
     with printed.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=root.parent,
-                                   env={**os.environ, ENGINE: "warm", **(env or {})})
+                                   env={**os.environ, **WARM, **(env or {})})
     end = time.monotonic() + 90
     while (found := re.search(r"http://127\.0\.0\.1:\d+/(\?token=\S+)?", printed.read_text())) is None:
         assert process.poll() is None and time.monotonic() < end, f"the server did not start:\n{printed.read_text()}"
@@ -137,8 +138,7 @@ def demo_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A demo workspace, made once for all tests of this process and never written to; or the one that $GPT_TRADER_TEST_DESK names."""
     ready = os.environ.get("GPT_TRADER_TEST_DESK")
     yield Path(ready) if ready else make_desk(tmp_path_factory.mktemp("made") / "desk")
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    rendezvous.stop({**os.environ, **threads})  # the warm engine that the pages of these tests came from
+    rendezvous.stop({**os.environ, **WARM})  # the warm engine that the pages of these tests came from
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,12 @@
 """The trading, risk and model pages in a browser: what they show is what the command line says."""
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from dashboard_harness import cell, faults, fits, tile, visiting
+from dashboard_harness import WARM, cell, faults, fits, tile, visiting
 
 pytest_plugins = ("dashboard_harness",)
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -14,7 +15,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 def told(root: Path, procedure: str, *options: str) -> dict:
     """The figures that `gpt-trader PROCEDURE --json` prints."""
     command = [str(Path(sys.executable).with_name("gpt-trader")), "--workspace", str(root), procedure, *options, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root.parent)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=root.parent, env={**os.environ, **WARM})
     assert done.returncode in (0, 1, 2, 3), done.stderr
     return json.loads(done.stdout)["figures"]
 
