@@ -127,9 +127,10 @@ def execute(notebook: Any, home: Path) -> Any:
     ran = nbformat.from_dict(json.loads(json.dumps(notebook)))
     kept = [(i, c) for i, c in enumerate(ran.cells) if c.cell_type == "code" and not directives(c.source) & set(SKIPPED)]
     run = nbformat.v4.new_notebook(cells=[c for _, c in kept], metadata=ran.metadata)
-    settings = Config({"KernelManager": {"transport": "ipc"}}) if os.name == "posix" else Config()
-    client = NotebookClient(run, timeout=SECONDS, kernel_name=kernel_name(), resources={"metadata": {"path": str(ROOT)}}, config=settings)
-    client.execute(env=environment(home))
+    with tempfile.TemporaryDirectory(prefix="gt-") as sockets:  # its own: kernels that start at once would take each other's
+        settings = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}}) if os.name == "posix" else Config()
+        client = NotebookClient(run, timeout=SECONDS, kernel_name=kernel_name(), resources={"metadata": {"path": str(ROOT)}}, config=settings)
+        client.execute(env=environment(home))
     for (i, _), cell in zip(kept, run.cells, strict=True):
         ran.cells[i] = cell
     return ran
