@@ -73,6 +73,8 @@ def test_pages_are_readable_in_the_dark_and_on_a_phone(browser, dashboard, look)
 
 
 def test_a_past_moment_is_another_book(visitor, desk):
-    now, then = visitor.page("trading"), visitor.page("trading?as_of=2013-02-01")
+    now, then = visitor.page("trading"), visitor.page("trading?as_of=2013-02-01", live=False)
+    then.wait_for_load_state()
+    assert then.locator("html").get_attribute("data-connection") == "past"
     assert "2013-02-01" in then.locator('[data-panel="positions"]').inner_text()
     assert tile(now, "summary", "Equity, USD") != tile(then, "summary", "Equity, USD")
