@@ -319,6 +319,7 @@ def dead_links(site: Path) -> list[str]:
     return sorted(set(problems()))
 
 
+@pytest.mark.soak  # the site takes minutes to build
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
 def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
@@ -351,6 +352,7 @@ def test_the_site_of_executed_notebooks(tmp_path: Path) -> None:
     none_of(pages_without_outputs(site, tmp_path / "cache"))
 
 
+@pytest.mark.soak  # the site takes minutes to build
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
 def test_parameters_are_explained_in_the_reference(site: Path) -> None:
@@ -396,6 +398,7 @@ def watched(browser, address: str, **given):
     return page, outside, problems
 
 
+@pytest.mark.soak  # the site takes minutes to build
 @pytest.mark.browser
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 1280), ("light", 390)])
@@ -411,6 +414,7 @@ def test_pages_need_nothing_from_outside_and_fit(address: str, browser, scheme: 
     assert outside == [] and problems == []
 
 
+@pytest.mark.soak  # the site takes minutes to build
 @pytest.mark.browser
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize("way", ["served", "from a folder"])
@@ -427,6 +431,7 @@ def test_the_search_finds_what_is_there(address: str, site: Path, browser, way: 
     assert outside == [] and problems == []
 
 
+@pytest.mark.soak  # the site takes minutes to build
 @pytest.mark.browser
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -446,6 +451,7 @@ def test_axe_finds_no_serious_fault(address: str, browser, scheme: str) -> None:
     page.close()
 
 
+@pytest.mark.soak  # the site takes minutes to build
 @pytest.mark.browser
 @pytest.mark.timeout(1000)
 def test_keys_lead_through_the_pages(address: str, browser) -> None:

@@ -169,6 +169,7 @@ def test_every_command_of_ones_own_desk_runs(desk: Path, environment: dict[str, 
         ran(line, desk, environment)
 
 
+@pytest.mark.soak  # a demo, then each operation on its desk: minutes
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_command_of_operations_runs(demo: Path, environment: dict[str, str]) -> None:
