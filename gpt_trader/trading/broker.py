@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CENT', 'SIDES', 'ORDER_TYPES', 'TIMES_IN_FORCE', 'WORKING', 'DONE', 'EVENT_KINDS', 'decimal_text', 'to_decimal',
            'to_cents', 'BrokerError', 'BrokerTimeout', 'OrderConflict', 'OrderRequest', 'BrokerOrder', 'BrokerEvent',
-           'BrokerPosition', 'Account', 'Broker', 'Bar', 'CorporateAction', 'SimulatedBroker']
+           'BrokerPosition', 'Account', 'RateLimit', 'Broker', 'Bar', 'CorporateAction', 'SimulatedBroker']
 
 # %% ../../nbs/trading/20_broker.ipynb #2
 import re
@@ -60,11 +60,26 @@ class OrderConflict(BrokerError):
 
 # %% ../../nbs/trading/20_broker.ipynb #9
 SIDES = ("buy", "sell")
-ORDER_TYPES = ("market", "limit")
-TIMES_IN_FORCE = ("day", "opg", "ioc")  # until the close; opening auction only; at once, remainder cancelled
+ORDER_TYPES = ("market", "limit", "stop", "stop_limit", "trailing_stop")
+TIMES_IN_FORCE = ("day", "gtc", "opg", "cls", "ioc", "fok")  # close; cancelled; opening, closing auction; at once: part, all
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_PRICES = ("limit_price", "stop_price", "trail_price", "trail_percent")
+_NEEDS = {"market": (), "limit": ("limit_price",), "stop": ("stop_price",), "stop_limit": ("limit_price", "stop_price")}
 
 
+def _price_problem(order: "OrderRequest") -> str | None:
+    "Why the prices that an order states cannot be those of its type."
+    given = tuple(name for name in _PRICES if getattr(order, name) is not None)
+    if order.type == "trailing_stop":
+        if given not in (("trail_price",), ("trail_percent",)):
+            return f"a trailing stop needs either trail_price or trail_percent, and no other price; given: {', '.join(given) or 'none'}"
+    elif given != _NEEDS[order.type]:
+        return f"a {order.type} order states {' and '.join(_NEEDS[order.type]) or 'no price'}; given: {', '.join(given) or 'none'}"
+    if "stop" in order.type and order.time_in_force not in ("day", "gtc"):
+        return f"a {order.type} order waits for its price: its time in force is 'day' or 'gtc', not {order.time_in_force!r}"
+    return None
+
+# %% ../../nbs/trading/20_broker.ipynb #10
 @dataclass(frozen=True)
 class OrderRequest:
     """An order as we ask for it. UsageError when it makes no sense by itself."""
@@ -73,9 +88,12 @@ class OrderRequest:
     symbol: str
     side: str  # 'buy' or 'sell'
     quantity: Decimal  # shares, above 0
-    type: str = "market"  # 'market' or 'limit'
-    limit_price: Decimal | None = None  # USD a share; for limit orders only
-    time_in_force: str = "day"  # 'day', 'opg' or 'ioc'
+    type: str = "market"  # one of ORDER_TYPES
+    limit_price: Decimal | None = None  # USD a share; limit and stop_limit
+    time_in_force: str = "day"  # one of TIMES_IN_FORCE
+    stop_price: Decimal | None = None  # USD a share; stop and stop_limit: it sleeps until the market trades there
+    trail_price: Decimal | None = None  # USD a share; trailing_stop: how far behind the best price its stop follows
+    trail_percent: Decimal | None = None  # per cent of the best price; trailing_stop, instead of trail_price
 
     def __post_init__(self) -> None:
         where = f"order {self.client_order_id!r}"
@@ -87,12 +105,18 @@ class OrderRequest:
         object.__setattr__(self, "quantity", to_decimal(self.quantity, f"the quantity of {where}"))
         if self.quantity <= 0:
             raise UsageError(f"the quantity is {self.quantity}", where=where, mend="Give a quantity above 0; side says the direction")
-        if (self.type == "limit") != (self.limit_price is not None):
-            raise UsageError("a limit order needs a limit price, and only a limit order has one", where=where)
-        if self.limit_price is not None:
-            object.__setattr__(self, "limit_price", to_decimal(self.limit_price, f"the limit price of {where}"))
-            if self.limit_price <= 0:
-                raise UsageError(f"the limit price is {self.limit_price}", where=where, mend="Give a price above 0")
+        for name in _PRICES:
+            if (price := getattr(self, name)) is not None:
+                object.__setattr__(self, name, to_decimal(price, f"the {name} of {where}"))
+                if getattr(self, name) <= 0:
+                    raise UsageError(f"the {name} is {price}", where=where, mend="Give one above 0")
+        if problem := _price_problem(self):
+            raise UsageError(problem, where=where, mend="Give the prices that the type needs, and only those")
+
+    @property
+    def reference_price(self) -> Decimal | None:
+        """The price that the order itself states (its limit, else its stop), in USD a share; None when the market's counts."""
+        return self.limit_price if self.limit_price is not None else self.stop_price
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, decimals as strings."""
@@ -101,11 +125,11 @@ class OrderRequest:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "OrderRequest":
         """The order that `to_json` wrote (other keys are ignored)."""
-        limit = data["limit_price"]
+        prices = {name: None if data.get(name) is None else Decimal(data[name]) for name in _PRICES}
         return cls(data["client_order_id"], data["symbol"], data["side"], Decimal(data["quantity"]), data["type"],
-                   None if limit is None else Decimal(limit), data["time_in_force"])
+                   time_in_force=data["time_in_force"], **prices)
 
-# %% ../../nbs/trading/20_broker.ipynb #10
+# %% ../../nbs/trading/20_broker.ipynb #11
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     "JSON values: decimals, moments and dates as text."
     out = {}
@@ -119,9 +143,9 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
         out[key] = value
     return out
 
-# %% ../../nbs/trading/20_broker.ipynb #14
+# %% ../../nbs/trading/20_broker.ipynb #15
 WORKING = ("accepted", "partially_filled")
-DONE = ("filled", "cancelled", "expired", "rejected")
+DONE = ("filled", "cancelled", "expired", "rejected", "replaced")
 
 
 @dataclass(frozen=True)
@@ -136,11 +160,17 @@ class BrokerOrder:
     type: str
     limit_price: Decimal | None
     time_in_force: str
-    status: str  # 'accepted', 'partially_filled', 'filled', 'cancelled', 'expired' or 'rejected'
+    status: str  # one of WORKING or DONE
     filled_quantity: Decimal  # shares
     average_price: Decimal | None  # USD a share over the fills; None before the first
     submitted_at: datetime  # UTC
     reason: str = ""  # why it was rejected, cancelled or expired
+    stop_price: Decimal | None = None
+    trail_price: Decimal | None = None
+    trail_percent: Decimal | None = None
+    pending: str = ""  # 'cancel' or 'replace': asked for, and not done yet; until then it may be filled
+    replaces: str = ""  # client order id of the order in whose place it works
+    replaced_by: str = ""  # client order id of the order that works in its place
 
     @property
     def working(self) -> bool:
@@ -151,14 +181,15 @@ class BrokerOrder:
     def request(self) -> OrderRequest:
         """The order as it was asked for."""
         return OrderRequest(self.client_order_id, self.symbol, self.side, self.quantity, self.type, self.limit_price,
-                            self.time_in_force)
+                            self.time_in_force, self.stop_price, self.trail_price, self.trail_percent)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, decimals as strings."""
         return _plain(asdict(self))
 
-# %% ../../nbs/trading/20_broker.ipynb #15
-EVENT_KINDS = ("deposit", "accepted", "fill", "cancelled", "expired", "rejected", "split", "dividend", "blocked", "unblocked")
+# %% ../../nbs/trading/20_broker.ipynb #16
+EVENT_KINDS = ("deposit", "accepted", "fill", "correction", "bust", "cancelled", "expired", "rejected", "replaced", "split", "dividend",
+               "blocked", "unblocked")
 
 
 @dataclass(frozen=True)
@@ -174,19 +205,20 @@ class BrokerEvent:
     broker_order_id: str = ""
     symbol: str = ""
     side: str = ""  # fills: 'buy' or 'sell'
-    quantity: Decimal | None = None  # fills: shares; split: the signed change of the position; dividend: shares entitled
-    price: Decimal | None = None  # fills: USD a share; split: USD a share paid in lieu of a fraction
+    quantity: Decimal | None = None  # fills: shares (correction: the right number); split: the position's change; dividend: entitled
+    price: Decimal | None = None  # fills: USD a share (correction: the right one); split: USD a share paid in lieu of a fraction
     fee: Decimal = Decimal(0)  # USD, at least 0
     ratio: Decimal | None = None  # split: new shares for one old
     amount: Decimal | None = None  # dividend: USD a share
     cash: Decimal = Decimal(0)  # USD, signed: the whole effect on cash, fee included
     reason: str = ""
+    refers_to: str = ""  # correction, bust: the execution id of the fill; replaced: the client order id of the successor
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, decimals as strings."""
         return _plain(asdict(self))
 
-# %% ../../nbs/trading/20_broker.ipynb #16
+# %% ../../nbs/trading/20_broker.ipynb #17
 @dataclass(frozen=True)
 class BrokerPosition:
     """Shares held at the broker."""
@@ -206,13 +238,24 @@ class Account:
     buying_power: Decimal  # what further buy orders may cost
     blocked: bool  # True: the broker takes no orders
     currency: str = "USD"
+    status: str = "active"  # the broker's own word for the account's state
 
-# %% ../../nbs/trading/20_broker.ipynb #18
+
+@dataclass(frozen=True)
+class RateLimit:
+    """How many requests a broker still takes, as it said in its last answer."""
+
+    limit: int  # requests a window
+    remaining: int  # in this window
+    resets_at: datetime  # when the next window begins, UTC
+
+# %% ../../nbs/trading/20_broker.ipynb #19
 class Broker(Protocol):
     """What the desk may ask of a broker. Any method may raise BrokerTimeout (ambiguous) or BrokerError."""
 
     name: str
     simulated: bool
+    epoch: str  # names the numbering of its events: where it changes, they are taken in from the first again (each is booked once)
 
     def submit(self, order: OrderRequest) -> BrokerOrder:
         """Send the order. Again under the same id: nothing happens twice, its present view is returned. OrderConflict: the id stands
@@ -221,6 +264,20 @@ class Broker(Protocol):
 
     def cancel(self, client_order_id: str) -> BrokerOrder:
         """Cancel what remains; an order that is done already is returned as it is. BrokerError for an unknown id."""
+        ...
+
+    def replace(self, client_order_id: str, order: OrderRequest) -> BrokerOrder:
+        """Put `order`, under an id of its own, in the place of a working one of the same symbol and side; its quantity is what *it* may
+        trade. The new order's view; 'rejected', with a reason, where the old one is done already. Again: nothing happens twice.
+        BrokerError for an unknown id, OrderConflict as in `submit`."""
+        ...
+
+    def block(self, blocked: bool, reason: str) -> Account:
+        """Make the account refuse new orders (working ones stay), or take them again; the account as it is then."""
+        ...
+
+    def rate_limit(self) -> RateLimit | None:
+        """What the last answer said of the requests that are left; None for a broker that sets no limit."""
         ...
 
     def order(self, client_order_id: str) -> BrokerOrder | None:
@@ -243,7 +300,7 @@ class Broker(Protocol):
         """Events with seq above `after`, in order, at most `limit`."""
         ...
 
-# %% ../../nbs/trading/20_broker.ipynb #19
+# %% ../../nbs/trading/20_broker.ipynb #20
 @dataclass(frozen=True)
 class Bar:
     """A raw (unadjusted) daily bar: USD a share, and shares traded."""
@@ -267,7 +324,7 @@ class Bar:
                             mend="Run the data quality checks")
         return cls(symbol, o, h, low, c, v)
 
-# %% ../../nbs/trading/20_broker.ipynb #20
+# %% ../../nbs/trading/20_broker.ipynb #21
 @dataclass(frozen=True)
 class CorporateAction:
     """A split or a cash dividend, on its ex-date: it applies to what was held at the close before."""
@@ -299,7 +356,7 @@ def _day(x: Any) -> date:
         return date.fromisoformat(x[:10])
     return x.date() if isinstance(x, datetime) else x
 
-# %% ../../nbs/trading/20_broker.ipynb #21
+# %% ../../nbs/trading/20_broker.ipynb #22
 class SimulatedBroker(Broker, Protocol):
     """A broker that is moved on by bars instead of by an exchange."""
 

@@ -20,6 +20,8 @@ from gpt_trader.trading.broker import (
     BrokerEvent,
     BrokerOrder,
     BrokerPosition,
+    OrderRequest,
+    RateLimit,
     decimal_text,
     to_cents,
     to_decimal,
@@ -65,7 +67,7 @@ def slippage(
 
 # %% ../../nbs/trading/28_paperbooks.ipynb #9
 _EVENT_FIELDS = ("at", "kind", "execution_id", "session", "client_order_id", "broker_order_id", "symbol", "side", "quantity", "price",
-                 "fee", "ratio", "amount", "cash", "reason")
+                 "fee", "ratio", "amount", "cash", "reason", "refers_to")
 
 
 def _event(row: Mapping[str, Any]) -> BrokerEvent:
@@ -78,7 +80,7 @@ def _event(row: Mapping[str, Any]) -> BrokerEvent:
         session=None if row["session"] is None else date.fromisoformat(row["session"]), client_order_id=row["client_order_id"],
         broker_order_id=row["broker_order_id"], symbol=row["symbol"], side=row["side"], quantity=number("quantity"),
         price=number("price"), fee=Decimal(row["fee"]), ratio=number("ratio"), amount=number("amount"), cash=Decimal(row["cash"]),
-        reason=row["reason"])
+        reason=row["reason"], refers_to=row["refers_to"])
 
 
 def _broker_order_id(number: int) -> str:
@@ -89,10 +91,12 @@ def _broker_order_id(number: int) -> str:
 def order_of_row(row: Mapping[str, Any]) -> BrokerOrder:
     """The order in a row of the orders table."""
     filled = Decimal(row["filled_quantity"])
+    limit, stop, trail, percent = (None if row[k] is None else Decimal(row[k])
+                                   for k in ("limit_price", "stop_price", "trail_price", "trail_percent"))
     return BrokerOrder(
-        row["client_order_id"], _broker_order_id(row["number"]), row["symbol"], row["side"], Decimal(row["quantity"]), row["type"],
-        None if row["limit_price"] is None else Decimal(row["limit_price"]), row["time_in_force"], row["status"], filled,
-        Decimal(row["filled_value"]) / filled if filled else None, parse_utc(row["submitted_at"]), row["reason"])
+        row["client_order_id"], _broker_order_id(row["number"]), row["symbol"], row["side"], Decimal(row["quantity"]), row["type"], limit,
+        row["time_in_force"], row["status"], filled, Decimal(row["filled_value"]) / filled if filled else None,
+        parse_utc(row["submitted_at"]), row["reason"], stop, trail, percent, replaces=row["replaces"], replaced_by=row["replaced_by"])
 
 # %% ../../nbs/trading/28_paperbooks.ipynb #10
 class PaperBooks:
@@ -114,7 +118,7 @@ class PaperBooks:
     def _record(self, kind: str, execution_id: str, at: datetime, session: date | None = None, **fields: Any) -> None:
         "Add an event, and its effect on cash."
         values: dict[str, Any] = {"client_order_id": "", "broker_order_id": "", "symbol": "", "side": "", "fee": "0", "cash": "0",
-                                  "reason": "", "quantity": None, "price": None, "ratio": None, "amount": None}
+                                  "reason": "", "refers_to": "", "quantity": None, "price": None, "ratio": None, "amount": None}
         values |= {k: decimal_text(v) if isinstance(v, Decimal) else v for k, v in fields.items()}
         values |= {"at": utc_text(at), "kind": kind, "execution_id": execution_id, "session": session and session.isoformat()}
         db = self.store.db.conn
@@ -176,6 +180,10 @@ class PaperAccount(PaperBooks):
         cash = Decimal(row["cash"])
         return Account(cash, to_cents(cash + value), to_cents(self._buying_power()), bool(row["blocked"]), row["currency"])
 
+    def rate_limit(self) -> RateLimit | None:
+        """None: it answers as often as it is asked."""
+        return None
+
     def events(self, after: int = 0, limit: int = 10_000) -> list[BrokerEvent]:
         """Events with seq above `after`, in order, at most `limit`."""
         return [_event(r) for r in self.store.rows("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", [after, limit])]
@@ -185,16 +193,18 @@ class PaperAccount(PaperBooks):
         return sum((-p.quantity * (p.mark or p.average_price) for s, p in self.positions().items() if p.quantity < 0 and s != without),
                    Decimal(0))
 
-    def _estimate(self, symbol: str, side: str, quantity: Decimal, limit: Decimal | None) -> Decimal:
-        "What a trade of `quantity` may cost (a buy) or should bring (a sell), in USD; 0 while no price is known."
-        mark, worst = self._mark(symbol), 2 * self.bps / 10_000
-        price = limit if limit is not None else Decimal(0) if mark is None else mark * (1 + worst if side == "buy" else 1 - worst)
-        return quantity * price + (self.per_share * quantity if side == "buy" else 0)
+    def _estimate(self, order: OrderRequest | BrokerOrder, quantity: Decimal) -> Decimal:
+        "What `quantity` of the order may cost (a buy) or should bring (a sell), in USD; 0 while no price is known."
+        mark, worst = self._mark(order.symbol), 2 * self.bps / 10_000
+        price = order.limit_price if order.limit_price is not None else order.stop_price
+        if price is None:
+            price = Decimal(0) if mark is None else mark * (1 + worst if order.side == "buy" else 1 - worst)
+        return quantity * price + (self.per_share * quantity if order.side == "buy" else 0)
 
     def _buying_power(self) -> Decimal:
         "USD; what further buy orders may cost."
         power = self._cash() - 2 * self._short_value()
         for o in self.open_orders():
-            amount = self._estimate(o.symbol, o.side, o.quantity - o.filled_quantity, o.limit_price)
+            amount = self._estimate(o, o.quantity - o.filled_quantity)
             power += amount if o.side == "sell" else -amount
         return power
