@@ -301,8 +301,8 @@ def test_an_event_that_cannot_be_does_not_stop_the_others(desk: Executor, line: 
                replace(real[-1], seq=len(real) + 3),  # a late duplicate: the same execution
                replace(real[-1], seq=len(real) + 4, client_order_id="nobody", execution_id="y"),
                replace(real[-1], seq=len(real) + 5, kind="deposit", client_order_id="", execution_id="d2", cash=D(7))]
-    line.broker = SimpleNamespace(name="paper", simulated=True, order=broker.order, positions=broker.positions, account=broker.account,
-                                  events=lambda after=0, limit=9: [e for e in doubled if e.seq > after][:limit])
+    line.broker = SimpleNamespace(name="paper", simulated=True, epoch="", order=broker.order, positions=broker.positions,
+                                  account=broker.account, events=lambda after=0, limit=9: [e for e in doubled if e.seq > after][:limit])
     report = desk.reconcile(DAY)
     assert [f.kind for f in report.findings] == ["event.refused"] * 3 + ["cash.differs"] and report.status == Status.CRITICAL
     assert len(kinds(journal, "broker.event_refused")) == 3 and desk.cursor() == (len(real) + 5, "d2")
@@ -338,7 +338,7 @@ def test_an_order_that_the_broker_has_lost(desk: Executor, broker: PaperBroker) 
 
 def never_sent(journal: Journal, ident: str, session: date | None) -> None:
     """The desk died between its record and the send."""
-    journal.append("order.created", order(ident).to_json(), subject=ident, session=session and session.isoformat())
+    journal.append("order.created", order(ident).to_json() | {"broker": "paper"}, subject=ident, session=session and session.isoformat())
 
 
 def test_an_order_that_never_arrived(desk: Executor, broker: PaperBroker, journal: Journal, tmp_path: Path, clock: SimulatedClock) -> None:

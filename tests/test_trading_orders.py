@@ -16,12 +16,14 @@ from gpt_trader.trading.orders import OPEN, PROJECTION, STEPS, TABLES, TERMINAL,
 
 ORDER = {"symbol": "AAPL", "side": "buy", "quantity": "100", "type": "market", "limit_price": None, "time_in_force": "day",
          "broker": "paper"}
+ENDS = {"order.cancelled", "order.expired", "order.replaced", "order.unknown"}
 LEGAL = {  # written out a second time, by hand: state -> kinds that may follow
-    "created": {"order.accepted", "order.cancelled", "order.expired", "order.rejected", "order.unknown"},
-    "accepted": {"order.filled", "order.cancelled", "order.expired", "order.rejected", "order.unknown"},
-    "partially_filled": {"order.filled", "order.cancelled", "order.expired", "order.unknown"},
-    "unknown": {"order.accepted", "order.filled", "order.cancelled", "order.expired", "order.rejected"},
-    "filled": set(), "cancelled": set(), "expired": set(), "rejected": set(), "refused": set(),
+    "created": ENDS | {"order.accepted", "order.filled", "order.rejected"},
+    "accepted": ENDS | {"order.filled", "order.rejected"},
+    "partially_filled": ENDS | {"order.filled"},
+    "unknown": ENDS - {"order.unknown"} | {"order.accepted", "order.filled", "order.rejected"},
+    "cancelled": {"order.filled"}, "expired": {"order.filled"}, "replaced": {"order.filled"},  # the news of a fill may come late
+    "filled": set(), "rejected": set(), "refused": set(),
 }
 
 
@@ -79,7 +81,7 @@ class Machine(RuleBasedStateMachine):
         order, target = self.orders[name], kind.removeprefix("order.")
         same = order["status"] == target  # said twice: nothing changes
         legal = kind in LEGAL[order["status"]] and not (kind == "order.rejected" and order["filled"])
-        if self.attempt(legal or same, kind, {"broker_order_id": "P1", "reason": "test"}, name) and not same:
+        if self.attempt(legal or same, kind, {"broker_order_id": "P1", "reason": "test", "refers_to": "z"}, name) and not same:
             order["status"] = "partially_filled" if kind == "order.accepted" and order["filled"] else target
 
     @precondition(lambda self: self.orders)
@@ -92,7 +94,8 @@ class Machine(RuleBasedStateMachine):
         legal = "order.filled" in LEGAL[order["status"]] and 0 < quantity <= 100 - order["filled"]
         if self.attempt(legal, "order.filled", body, name):
             order["filled"] += quantity
-            order["status"] = "filled" if order["filled"] == 100 else "partially_filled"
+            ended = order["status"] in ("cancelled", "expired", "replaced")
+            order["status"] = "filled" if order["filled"] == 100 else order["status"] if ended else "partially_filled"
             self.fills[f"x{self.seq}"] = (name, body)
             self.cash += Decimal(body["cash"])
             self.held += quantity if order["side"] == "buy" else -quantity
@@ -102,6 +105,26 @@ class Machine(RuleBasedStateMachine):
     def late_duplicate(self, data: st.DataObject) -> None:
         name, body = self.fills[data.draw(st.sampled_from(sorted(self.fills)))]
         self.journal.append("order.filled", body, subject=name)
+
+    @precondition(lambda self: self.fills)
+    @rule(data=st.data(), quantity=st.integers(-1, 110), price=st.sampled_from(["10", "12.50"]))
+    def taken_back(self, data: st.DataObject, quantity: int, price: str) -> None:
+        """A correction; a bust where no share is left. Each changes the fill as it stands now."""
+        execution = data.draw(st.sampled_from(sorted(self.fills)))
+        name, now = self.fills[execution]
+        order, was, self.seq = self.orders[name], int(now["quantity"]), self.seq + 1
+        right = fill(execution, self.seq, order["side"], quantity, price) | ({} if quantity else {"fee": "0", "cash": "0"})
+        body = right | {"execution_id": f"{execution}:{self.seq}", "refers_to": execution, "reason": "erroneous",
+                        "cash": decimal_text(Decimal(right["cash"]) - Decimal(now["cash"]))}
+        filled = order["filled"] + quantity - was
+        if self.attempt(quantity >= 0 and 0 <= filled <= 100, "order.corrected" if quantity else "order.busted", body, name):
+            self.journal.append("order.corrected" if quantity else "order.busted", body, subject=name)  # twice is once
+            self.fills[execution] = (name, now | {"quantity": str(quantity), "cash": right["cash"]})
+            order["filled"] = filled
+            if order["status"] in ("accepted", "partially_filled", "filled") and filled < 100:
+                order["status"] = "cancelled" if order["status"] == "filled" else "partially_filled" if filled else "accepted"
+            self.cash += Decimal(body["cash"])
+            self.held += (quantity - was) * (1 if order["side"] == "buy" else -1)
 
     @invariant()
     def the_tables_agree_with_the_model(self) -> None:

@@ -334,7 +334,7 @@ def test_a_session_happens_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) 
         return slippage(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("gpt_trader.trading.paper.slippage", break_down)
+        patch.setattr("gpt_trader.trading.matching.slippage", break_down)
         with pytest.raises(OSError, match="in the middle"):
             b.on_bars(DAY, [bar()])
     assert b.events() == seen and b.positions() == {} and len(b.open_orders()) == 3

@@ -188,8 +188,8 @@ class BrokerOrder:
         return _plain(asdict(self))
 
 # %% ../../nbs/trading/20_broker.ipynb #16
-EVENT_KINDS = ("deposit", "accepted", "fill", "correction", "bust", "cancelled", "expired", "rejected", "replaced", "split", "dividend",
-               "blocked", "unblocked")
+EVENT_KINDS = ("deposit", "charge", "accepted", "fill", "correction", "bust", "cancelled", "expired", "rejected", "replaced", "split",
+               "dividend", "blocked", "unblocked")
 
 
 @dataclass(frozen=True)

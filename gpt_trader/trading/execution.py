@@ -113,11 +113,12 @@ class Placer(_Records):
 
     checks: Sequence[PreTradeCheck] = ()
 
-    def context(self, session: date, marks: Mapping[str, Any] | None = None) -> OrderContext:
-        """What a check sees now."""
+    def context(self, session: date, marks: Mapping[str, Any] | None = None, without: str = "") -> OrderContext:
+        """What a check sees now; `without`: the client order id of a working order that is about to be replaced."""
         prices = {s: to_decimal(p, f"the mark of {s}") for s, p in (marks or {}).items()}
         now = book(self.store, prices)
         working = self.store.rows(f"SELECT * FROM orders WHERE status IN ({','.join('?' * len(OPEN))}) ORDER BY created_seq", OPEN)
+        working = [row for row in working if row["client_order_id"] != without]
         count = self.store.rows("SELECT count(*) AS n FROM orders WHERE session = ? AND status <> 'refused'", [session.isoformat()])[0]["n"]
         return OrderContext(session, self.journal.clock.now(), now.positions, now.cash, prices, now.equity, tuple(working), count)
 
@@ -128,6 +129,7 @@ class Placer(_Records):
         session: date,  # the session it is meant for
         marks: Mapping[str, Any] | None = None,  # USD a share, for the checks
         meta: Mapping[str, Any] | None = None,  # why, for the record: JSON values
+        replaces: str = "",  # client order id of a working order in whose place it is sent
     ) -> Placement:
         """Check, journal and send an order. Again under the same id: nothing is created, and what became of it is found out.
 
@@ -137,15 +139,15 @@ class Placer(_Records):
         known = self.order_row(order.client_order_id)
         if known is not None:
             return self._repeat(order, known, session)
-        context = self.context(session, marks)
+        context = self.context(session, marks, replaces)
         refusals = [r for check_one in self.checks for r in check_one(order, context)]
         if refusals:
             return self._refuse(order, session, refusals)
         allowed = self.permit()
         if not allowed:
             raise self.halt(order.client_order_id, session.isoformat(), allowed)
-        self.journal.append("order.created", order.to_json() | {"broker": self.broker.name, "meta": dict(meta or {})},
-                            subject=order.client_order_id, session=session.isoformat())
+        body = order.to_json() | {"broker": self.broker.name, "meta": dict(meta or {})} | ({"replaces": replaces} if replaces else {})
+        self.journal.append("order.created", body, subject=order.client_order_id, session=session.isoformat())
         self.send(self.order_row(order.client_order_id) or {}, sent=False)
         return self.placement(order.client_order_id)
 
@@ -188,6 +190,15 @@ class Executor(Placer):
             except BrokerTimeout as e:
                 self.mark_unknown(self.order_row(client_order_id) or row, f"the cancellation was not answered: {e}")
         return self.placement(client_order_id)
+
+    def replace(self, client_order_id: str, order: OrderRequest, *, session: date, marks: Mapping[str, Any] | None = None,
+                meta: Mapping[str, Any] | None = None) -> Placement:
+        """Put `order` in the place of a working one: checked, journalled and sent as in `place`. The old order is done when the broker says
+        so; until then either may be filled. UsageError for an id that we do not know, or of an order that is done."""
+        old = self.placement(client_order_id)
+        if self.order_row(order.client_order_id) is None and old.status in TERMINAL:
+            raise UsageError(f"order {client_order_id} is {old.status} and cannot be replaced", mend="Place a new order")
+        return self.place(order, session=session, marks=marks, meta=meta, replaces=client_order_id)
 
     def reconcile(self, session: date | None = None) -> ReconcileReport:
         """Ask the broker what is true: pending orders, events, positions, cash. Differences are reported and journalled, never "corrected".

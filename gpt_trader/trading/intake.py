@@ -41,8 +41,9 @@ class Pulled:
     findings: tuple[Finding, ...] = ()
 
 # %% ../../nbs/trading/55_intake.ipynb #7
-_KINDS = {"deposit": "cash.deposited", "accepted": "order.accepted", "fill": "order.filled", "cancelled": "order.cancelled",
-          "expired": "order.expired", "rejected": "order.rejected", "split": "position.split", "dividend": "position.dividend",
+_KINDS = {"deposit": "cash.deposited", "charge": "cash.charged", "accepted": "order.accepted", "fill": "order.filled",
+          "correction": "order.corrected", "bust": "order.busted", "cancelled": "order.cancelled", "expired": "order.expired",
+          "rejected": "order.rejected", "replaced": "order.replaced", "split": "position.split", "dividend": "position.dividend",
           "blocked": "broker.blocked", "unblocked": "broker.unblocked"}
 _BATCH = 1_000  # events in one transaction
 
@@ -74,8 +75,9 @@ class Intake:
         return found[0] if found else None
 
     def cursor(self) -> tuple[int, str]:
-        """The seq and execution id of the last event taken in; (0, '') before the first."""
-        found = self.store.rows("SELECT broker_seq, execution_id FROM event_cursor WHERE broker = ?", [self.broker.name])
+        """The seq and execution id of the last event taken in; (0, '') before the first of this numbering."""
+        found = self.store.rows("SELECT broker_seq, execution_id FROM event_cursor WHERE broker = ? AND epoch = ?",
+                                [self.broker.name, self.broker.epoch])
         return (found[0]["broker_seq"], found[0]["execution_id"]) if found else (0, "")
 
     def pull(self) -> Pulled:
@@ -91,14 +93,24 @@ class Intake:
                 for event in fresh:
                     findings += self._take(event, strangers)
                 if fresh and self.cursor()[0] < fresh[-1].seq:
-                    body = {"broker": self.broker.name, "broker_seq": fresh[-1].seq, "execution_id": fresh[-1].execution_id}
-                    self.journal.append("broker.cursor", body, subject=self.broker.name)
+                    body = {"broker_seq": fresh[-1].seq, "execution_id": fresh[-1].execution_id}
+                    self.journal.append("broker.cursor", body | self.origin(), subject=self.broker.name)
             taken += fresh
             if not fresh:
                 break
         for f in findings:
             self.log("error", f.message, finding=f.kind, subject=f.subject)
         return Pulled(tuple(taken), tuple(findings))
+
+    def origin(self) -> dict[str, str]:
+        """Whose event an entry is about, and in which numbering."""
+        return {"broker": self.broker.name} | ({"epoch": self.broker.epoch} if self.broker.epoch else {})
+
+    def is_booked(self, event: BrokerEvent) -> bool:
+        """Whether our tables hold already what the event moved in shares or cash."""
+        known = "SELECT 1 AS known FROM {} WHERE broker = ? AND {} = ?"
+        places = (("fills", "execution_id"), ("cash", "reference"), ("corporate_actions", "execution_id"))
+        return any(self.store.rows(known.format(*place), [self.broker.name, event.execution_id]) for place in places)
 
     def pull_events(self) -> list[BrokerEvent]:
         """Take in what is new at the broker and return it, in order; an empty list when nothing is."""
@@ -117,7 +129,7 @@ def _take(intake: Intake, event: BrokerEvent, strangers: Mapping[str, BrokerOrde
     "Journal one event inside the open transaction."
     findings: list[Finding] = []
     body = {k: v for k, v in event.to_json().items() if k not in ("seq", "kind", "session")}
-    body |= {"broker": intake.broker.name, "broker_seq": event.seq}
+    body |= {"broker_seq": event.seq} | intake.origin()
     session = None if event.session is None else event.session.isoformat()
     subject = event.client_order_id or event.symbol or event.execution_id
     db, known = intake.store.db.conn, False
@@ -130,7 +142,7 @@ def _take(intake: Intake, event: BrokerEvent, strangers: Mapping[str, BrokerOrde
                 findings.append(_adopt(intake, event, strangers.get(event.client_order_id), session))
             order = intake.order_row(event.client_order_id)
             known = order is not None and says_nothing_new(order, event)
-        if not known:
+        if not known and not intake.is_booked(event):
             intake.journal.append(_KINDS[event.kind], body, subject=subject, session=session)
     except (IllegalTransition, ValueError, TypeError, ArithmeticError) as e:
         db.execute("ROLLBACK TO broker_event")

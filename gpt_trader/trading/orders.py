@@ -18,12 +18,13 @@ from .ledger import Basis, book_split, trade
 
 # %% ../../nbs/trading/40_orders.ipynb #5
 OPEN = ("created", "accepted", "partially_filled", "unknown")  # something may still happen to these
-TERMINAL = ("filled", "cancelled", "expired", "rejected", "refused")
+TERMINAL = ("filled", "cancelled", "expired", "rejected", "replaced", "refused")
 STEPS: Mapping[str, tuple[str, ...]] = {  # kind: the states it may follow
     "order.accepted": ("created", "unknown"),
-    "order.filled": ("accepted", "partially_filled", "unknown"),
+    "order.filled": (*OPEN, "cancelled", "expired", "replaced"),  # news of a fill may come before the acceptance, or after the end
     "order.cancelled": OPEN,
     "order.expired": OPEN,
+    "order.replaced": OPEN,
     "order.rejected": ("created", "accepted", "unknown"),
     "order.unknown": ("created", "accepted", "partially_filled"),
 }
@@ -53,7 +54,8 @@ def step_problem(
 DDL = """
 CREATE TABLE orders (
     client_order_id TEXT PRIMARY KEY, broker TEXT NOT NULL, broker_order_id TEXT NOT NULL, session TEXT,
-    symbol TEXT NOT NULL, side TEXT NOT NULL, quantity TEXT NOT NULL, type TEXT NOT NULL, limit_price TEXT, time_in_force TEXT NOT NULL,
+    symbol TEXT NOT NULL, side TEXT NOT NULL, quantity TEXT NOT NULL, type TEXT NOT NULL, time_in_force TEXT NOT NULL,
+    limit_price TEXT, stop_price TEXT, trail_price TEXT, trail_percent TEXT, replaces TEXT NOT NULL, replaced_by TEXT NOT NULL,
     status TEXT NOT NULL, acknowledged INTEGER NOT NULL, filled_quantity TEXT NOT NULL, filled_value TEXT NOT NULL, average_price TEXT,
     fees TEXT NOT NULL, reason TEXT NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
     created_seq INTEGER NOT NULL, updated_seq INTEGER NOT NULL
@@ -61,25 +63,26 @@ CREATE TABLE orders (
 CREATE INDEX orders_by_status ON orders (status);
 CREATE INDEX orders_by_session ON orders (session);
 CREATE TABLE fills (
-    execution_id TEXT PRIMARY KEY, client_order_id TEXT NOT NULL, session TEXT, at TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
-    quantity TEXT NOT NULL, price TEXT NOT NULL, fee TEXT NOT NULL, cash TEXT NOT NULL, realised TEXT NOT NULL, seq INTEGER NOT NULL
+    execution_id TEXT NOT NULL, client_order_id TEXT NOT NULL, session TEXT, at TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
+    quantity TEXT NOT NULL, price TEXT NOT NULL, fee TEXT NOT NULL, cash TEXT NOT NULL, realised TEXT NOT NULL, seq INTEGER NOT NULL,
+    broker TEXT NOT NULL, amended TEXT NOT NULL, PRIMARY KEY (broker, execution_id)
 ) STRICT;
 CREATE INDEX fills_by_order ON fills (client_order_id);
 CREATE INDEX fills_by_session ON fills (session);
 CREATE TABLE positions (
-    symbol TEXT PRIMARY KEY, quantity TEXT NOT NULL, cost TEXT NOT NULL, realised TEXT NOT NULL, fees TEXT NOT NULL,
-    dividends TEXT NOT NULL, updated_seq INTEGER NOT NULL
+    symbol TEXT NOT NULL, quantity TEXT NOT NULL, cost TEXT NOT NULL, realised TEXT NOT NULL, fees TEXT NOT NULL,
+    dividends TEXT NOT NULL, updated_seq INTEGER NOT NULL, broker TEXT NOT NULL, PRIMARY KEY (broker, symbol)
 ) STRICT;
 CREATE TABLE cash (
-    seq INTEGER PRIMARY KEY, reference TEXT NOT NULL UNIQUE, at TEXT NOT NULL, session TEXT, kind TEXT NOT NULL, symbol TEXT NOT NULL,
-    amount TEXT NOT NULL, balance TEXT NOT NULL
+    seq INTEGER PRIMARY KEY, reference TEXT NOT NULL, at TEXT NOT NULL, session TEXT, kind TEXT NOT NULL, symbol TEXT NOT NULL,
+    amount TEXT NOT NULL, balance TEXT NOT NULL, broker TEXT NOT NULL, UNIQUE (broker, reference)
 ) STRICT;
 CREATE TABLE corporate_actions (
-    execution_id TEXT PRIMARY KEY, session TEXT, symbol TEXT NOT NULL, kind TEXT NOT NULL, ratio TEXT, amount TEXT,
-    quantity TEXT NOT NULL, cash TEXT NOT NULL, seq INTEGER NOT NULL
+    execution_id TEXT NOT NULL, session TEXT, symbol TEXT NOT NULL, kind TEXT NOT NULL, ratio TEXT, amount TEXT,
+    quantity TEXT NOT NULL, cash TEXT NOT NULL, seq INTEGER NOT NULL, broker TEXT NOT NULL, PRIMARY KEY (broker, execution_id)
 ) STRICT;
 CREATE TABLE event_cursor (
-    broker TEXT PRIMARY KEY, broker_seq INTEGER NOT NULL, execution_id TEXT NOT NULL, seq INTEGER NOT NULL
+    broker TEXT PRIMARY KEY, broker_seq INTEGER NOT NULL, execution_id TEXT NOT NULL, seq INTEGER NOT NULL, epoch TEXT NOT NULL
 ) STRICT;
 """
 TABLES = ("orders", "fills", "positions", "cash", "corporate_actions", "event_cursor")
@@ -100,46 +103,53 @@ def _order(db: Database, entry: Entry) -> dict[str, Any]:
     return order
 
 
+def _broker(entry: Entry) -> str:
+    "Whose books the entry is about."
+    return str(entry.body.get("broker") or "")
+
+
 def _advance(db: Database, entry: Entry) -> None:
-    "Move the broker's cursor to the event that the entry is about, if it is about one; never back."
+    "Move the broker's cursor to the event that the entry is about, if it is about one; back only in another numbering of its events."
     if entry.body.get("broker_seq") is not None:
         db.conn.execute(
-            "INSERT INTO event_cursor (broker, broker_seq, execution_id, seq) VALUES (?, ?, ?, ?) ON CONFLICT (broker) DO UPDATE SET "
-            "broker_seq = excluded.broker_seq, execution_id = excluded.execution_id, seq = excluded.seq "
-            "WHERE excluded.broker_seq > event_cursor.broker_seq",
-            [entry.body["broker"], entry.body["broker_seq"], entry.body["execution_id"], entry.seq])
+            "INSERT INTO event_cursor (broker, broker_seq, execution_id, seq, epoch) VALUES (?, ?, ?, ?, ?) ON CONFLICT (broker) DO UPDATE "
+            "SET broker_seq = excluded.broker_seq, execution_id = excluded.execution_id, seq = excluded.seq, epoch = excluded.epoch "
+            "WHERE excluded.broker_seq > event_cursor.broker_seq OR excluded.epoch <> event_cursor.epoch",
+            [entry.body["broker"], entry.body["broker_seq"], entry.body["execution_id"], entry.seq, entry.body.get("epoch", "")])
 
 
 def _book_cash(db: Database, entry: Entry, kind: str, reference: str, amount: Decimal) -> None:
     "A row in the cash ledger."
-    last = _row(db, "SELECT balance FROM cash ORDER BY seq DESC LIMIT 1")
+    last = _row(db, "SELECT balance FROM cash WHERE broker = ? ORDER BY seq DESC LIMIT 1", _broker(entry))
     balance = (Decimal(last["balance"]) if last else Decimal(0)) + amount
-    db.conn.execute("INSERT INTO cash (seq, reference, at, session, kind, symbol, amount, balance) VALUES (?,?,?,?,?,?,?,?)",
+    db.conn.execute("INSERT INTO cash VALUES (?,?,?,?,?,?,?,?,?)",
                     [entry.seq, reference, entry.at, entry.session, kind, entry.body.get("symbol") or "", decimal_text(amount),
-                     decimal_text(balance)])
+                     decimal_text(balance), _broker(entry)])
 
 
-def _basis(db: Database, symbol: str) -> Basis:
+def _basis(db: Database, broker: str, symbol: str) -> Basis:
     "The position as it stands."
-    row = _row(db, "SELECT * FROM positions WHERE symbol = ?", symbol)
+    row = _row(db, "SELECT * FROM positions WHERE broker = ? AND symbol = ?", broker, symbol)
     return Basis(Decimal(row["quantity"]), Decimal(row["cost"]), Decimal(row["realised"])) if row else Basis()
 
 
 def _book_position(db: Database, entry: Entry, symbol: str, basis: Basis, fee: Decimal = Decimal(0), income: Decimal = Decimal(0)) -> None:
     "The position as it stands now, with further fees and dividends."
-    row = _row(db, "SELECT fees, dividends FROM positions WHERE symbol = ?", symbol) or {"fees": "0", "dividends": "0"}
-    db.conn.execute("INSERT OR REPLACE INTO positions VALUES (?,?,?,?,?,?,?)",
-                    [symbol, *map(decimal_text, (basis.quantity, basis.cost, basis.realised, Decimal(row["fees"]) + fee,
-                                                 Decimal(row["dividends"]) + income)), entry.seq])
+    row = _row(db, "SELECT fees, dividends FROM positions WHERE broker = ? AND symbol = ?", _broker(entry), symbol)
+    fees, dividends = (Decimal(row["fees"]), Decimal(row["dividends"])) if row else (Decimal(0), Decimal(0))
+    db.conn.execute("INSERT OR REPLACE INTO positions VALUES (?,?,?,?,?,?,?,?)",
+                    [symbol, *map(decimal_text, (basis.quantity, basis.cost, basis.realised, fees + fee, dividends + income)), entry.seq,
+                     _broker(entry)])
 
 # %% ../../nbs/trading/40_orders.ipynb #12
 def _insert(db: Database, entry: Entry, status: str, acknowledged: bool) -> None:
     "A new row in orders; the same id again is refused."
     b = entry.body
     new = db.conn.execute(
-        "INSERT INTO orders VALUES (?,?,?,?,?,?,?,?,?,?,?,?,'0','0',NULL,'0',?,?,?,?,?) ON CONFLICT (client_order_id) DO NOTHING",
+        f"INSERT INTO orders VALUES ({'?,' * 14}'',?,?,'0','0',NULL,'0',?,?,?,?,?) ON CONFLICT (client_order_id) DO NOTHING",
         [entry.subject, b.get("broker", ""), b.get("broker_order_id", ""), entry.session, b["symbol"], b["side"], b["quantity"], b["type"],
-         b["limit_price"], b["time_in_force"], status, int(acknowledged), b.get("reason", ""), entry.at, entry.at, entry.seq, entry.seq])
+         b["time_in_force"], b["limit_price"], b.get("stop_price"), b.get("trail_price"), b.get("trail_percent"), b.get("replaces", ""),
+         status, int(acknowledged), b.get("reason", ""), entry.at, entry.at, entry.seq, entry.seq])
     if not new.rowcount:
         raise IllegalTransition(f"the client order id {entry.subject!r} is taken: {entry.kind} cannot use it again")
 
@@ -178,13 +188,22 @@ def _ended(db: Database, entry: Entry) -> None:
     order, status = _order(db, entry), entry.kind.removeprefix("order.")
     if order["status"] != status:
         _step(db, entry, status, order)
+        if status == "replaced":
+            db.conn.execute("UPDATE orders SET replaced_by = ? WHERE client_order_id = ?", [entry.body["refers_to"], entry.subject])
     _advance(db, entry)
 
 # %% ../../nbs/trading/40_orders.ipynb #15
+def _after_fill(order: Mapping[str, Any], filled: Decimal) -> str:
+    "The status of an order of which so much is filled now; one that had ended stays as it ended."
+    if filled == Decimal(order["quantity"]):
+        return "filled"
+    return order["status"] if order["status"] in TERMINAL else "partially_filled"
+
+
 def _filled(db: Database, entry: Entry) -> None:
     "Book an execution: order, fill, position and cash. One that is booked already changes nothing."
     b, order = entry.body, _order(db, entry)
-    if not _row(db, "SELECT 1 AS known FROM fills WHERE execution_id = ?", b["execution_id"]):
+    if not _row(db, "SELECT 1 AS known FROM fills WHERE broker = ? AND execution_id = ?", _broker(entry), b["execution_id"]):
         quantity, price, fee, cash = (Decimal(b[k]) for k in ("quantity", "price", "fee", "cash"))
         problem = step_problem(order, entry.kind, quantity)
         if not problem and (b["symbol"], b["side"]) != (order["symbol"], order["side"]):
@@ -192,47 +211,118 @@ def _filled(db: Database, entry: Entry) -> None:
         if problem:
             raise IllegalTransition(problem)
         sign = 1 if b["side"] == "buy" else -1
-        before = _basis(db, b["symbol"])
+        before = _basis(db, _broker(entry), b["symbol"])
         after = trade(before, sign * quantity, -cash - fee)
         filled, value = Decimal(order["filled_quantity"]) + quantity, Decimal(order["filled_value"]) + quantity * price
         db.conn.execute(
             "UPDATE orders SET status = ?, acknowledged = 1, filled_quantity = ?, filled_value = ?, average_price = ?, fees = ?, "
             "updated_at = ?, updated_seq = ? WHERE client_order_id = ?",
-            ["filled" if filled == Decimal(order["quantity"]) else "partially_filled", *map(decimal_text, (
+            [_after_fill(order, filled), *map(decimal_text, (
                 filled, value, value / filled, Decimal(order["fees"]) + fee)), entry.at, entry.seq, entry.subject])
-        db.conn.execute("INSERT INTO fills VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        db.conn.execute("INSERT INTO fills VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,'')",
                         [b["execution_id"], entry.subject, entry.session, b["at"], b["symbol"], b["side"], *map(decimal_text, (
-                            quantity, price, fee, cash, after.realised - before.realised)), entry.seq])
+                            quantity, price, fee, cash, after.realised - before.realised)), entry.seq, _broker(entry)])
         _book_position(db, entry, b["symbol"], after, fee=fee)
         _book_cash(db, entry, "fill", b["execution_id"], cash)
     _advance(db, entry)
 
 # %% ../../nbs/trading/40_orders.ipynb #17
+def _rebuild_position(db: Database, entry: Entry, symbol: str) -> None:
+    "Work the position out again from its fills and splits; each fill's gain follows."
+    where = "WHERE broker = ? AND symbol = ?"
+    query = (f"SELECT 'fill' AS kind, seq, side, quantity, cash, fee, NULL AS ratio, execution_id FROM fills {where} UNION ALL "
+             f"SELECT 'split', seq, '', quantity, cash, '0', ratio, '' FROM corporate_actions {where} AND kind = 'split' ORDER BY seq")
+    basis, fees = Basis(), Decimal(0)
+    for _, _, side, shares, money, paid, ratio, execution in db.conn.execute(query, [_broker(entry), symbol] * 2).fetchall():
+        quantity, cash, fee, before = Decimal(shares), Decimal(money), Decimal(paid), basis
+        if ratio is not None:
+            basis = book_split(basis, Decimal(ratio), quantity, cash)
+            continue
+        if quantity:
+            basis = trade(basis, quantity if side == "buy" else -quantity, -cash - fee)
+        fees += fee
+        db.conn.execute("UPDATE fills SET realised = ? WHERE broker = ? AND execution_id = ?",
+                        [decimal_text(basis.realised - before.realised), _broker(entry), execution])
+    db.conn.execute(f"UPDATE positions SET quantity = ?, cost = ?, realised = ?, fees = ?, updated_seq = ? {where}",
+                    [*map(decimal_text, (basis.quantity, basis.cost, basis.realised, fees)), entry.seq, _broker(entry), symbol])
+
+
+def _amended(db: Database, entry: Entry) -> None:
+    "Book a correction or a bust. One that is booked already changes nothing."
+    b, order = entry.body, _order(db, entry)
+    fill = _row(db, "SELECT * FROM fills WHERE broker = ? AND execution_id = ?", _broker(entry), b["refers_to"])
+    if fill is None or fill["client_order_id"] != entry.subject:
+        raise IllegalTransition(f"order {entry.subject} has no execution {b['refers_to']}: {entry.kind} cannot change it")
+    if not _row(db, "SELECT 1 AS known FROM cash WHERE broker = ? AND reference = ?", _broker(entry), b["execution_id"]):
+        quantity, price, fee = (Decimal(b[k]) for k in ("quantity", "price", "fee"))
+        cash = Decimal(fill["cash"]) + Decimal(b["cash"])
+        was = Decimal(fill["quantity"])
+        filled = Decimal(order["filled_quantity"]) + quantity - was
+        value = Decimal(order["filled_value"]) + quantity * price - was * Decimal(fill["price"])
+        if quantity < 0 or not 0 <= filled <= Decimal(order["quantity"]):
+            raise IllegalTransition(f"order {entry.subject} cannot have {filled} of {order['quantity']} filled")
+        status = order["status"]
+        if status in ("accepted", "partially_filled", "filled") and filled < Decimal(order["quantity"]):
+            status = "cancelled" if status == "filled" else "partially_filled" if filled else "accepted"
+        how = entry.kind.removeprefix("order.")
+        db.conn.execute("UPDATE fills SET quantity = ?, price = ?, fee = ?, cash = ?, amended = ? WHERE broker = ? AND execution_id = ?",
+                        [*map(decimal_text, (quantity, price, fee, cash)), how, _broker(entry), b["refers_to"]])
+        db.conn.execute(
+            "UPDATE orders SET status = ?, reason = ?, filled_quantity = ?, filled_value = ?, average_price = ?, fees = ?, updated_at = ?, "
+            "updated_seq = ? WHERE client_order_id = ?",
+            [status, b["reason"] if status != order["status"] else order["reason"], decimal_text(filled), decimal_text(value),
+             decimal_text(value / filled) if filled else None, decimal_text(Decimal(order["fees"]) + fee - Decimal(fill["fee"])), entry.at,
+             entry.seq, entry.subject])
+        _rebuild_position(db, entry, fill["symbol"])
+        _book_cash(db, entry, how, b["execution_id"], Decimal(b["cash"]))
+    _advance(db, entry)
+
+# %% ../../nbs/trading/40_orders.ipynb #19
 def _deposited(db: Database, entry: Entry) -> None:
     b = entry.body
-    if not _row(db, "SELECT 1 AS known FROM cash WHERE reference = ?", b["execution_id"]):
+    if not _row(db, "SELECT 1 AS known FROM cash WHERE broker = ? AND reference = ?", _broker(entry), b["execution_id"]):
         _book_cash(db, entry, "deposit", b["execution_id"], to_cents(Decimal(b["cash"])))
+    _advance(db, entry)
+
+
+def _charged(db: Database, entry: Entry) -> None:
+    "Fees and interest that belong to no execution."
+    b = entry.body
+    if not _row(db, "SELECT 1 AS known FROM cash WHERE broker = ? AND reference = ?", _broker(entry), b["execution_id"]):
+        _book_cash(db, entry, "charge", b["execution_id"], to_cents(Decimal(b["cash"])))
     _advance(db, entry)
 
 
 def _corporate_action(db: Database, entry: Entry) -> None:
     "A split or a dividend, as the broker booked it."
     b, kind = entry.body, entry.kind.removeprefix("position.")
-    if not _row(db, "SELECT 1 AS known FROM corporate_actions WHERE execution_id = ?", b["execution_id"]):
+    if not _row(db, "SELECT 1 AS known FROM corporate_actions WHERE broker = ? AND execution_id = ?", _broker(entry), b["execution_id"]):
         quantity, cash = Decimal(b["quantity"]), Decimal(b["cash"])
-        basis = _basis(db, b["symbol"])
+        basis = _basis(db, _broker(entry), b["symbol"])
         if kind == "split":
             _book_position(db, entry, b["symbol"], book_split(basis, Decimal(b["ratio"]), quantity, cash))
         else:
             _book_position(db, entry, b["symbol"], basis, income=cash)
-        db.conn.execute("INSERT INTO corporate_actions VALUES (?,?,?,?,?,?,?,?,?)",
-                        [b["execution_id"], entry.session, b["symbol"], kind, b["ratio"], b["amount"], b["quantity"], b["cash"], entry.seq])
+        db.conn.execute("INSERT INTO corporate_actions VALUES (?,?,?,?,?,?,?,?,?,?)",
+                        [b["execution_id"], entry.session, b["symbol"], kind, b["ratio"], b["amount"], b["quantity"], b["cash"], entry.seq,
+                         _broker(entry)])
         if cash:
             _book_cash(db, entry, kind, b["execution_id"], cash)
     _advance(db, entry)
 
-# %% ../../nbs/trading/40_orders.ipynb #18
-PROJECTION = Projection("orders", 1, DDL, TABLES, {
+# %% ../../nbs/trading/40_orders.ipynb #21
+def _position_adopted(db: Database, entry: Entry) -> None:
+    b = entry.body
+    quantity, price = Decimal(b["quantity"]), Decimal(b["average_price"])
+    realised = _basis(db, _broker(entry), b["symbol"]).realised
+    _book_position(db, entry, b["symbol"], Basis(quantity, to_cents(quantity * price), realised))
+
+
+def _cash_adopted(db: Database, entry: Entry) -> None:
+    _book_cash(db, entry, "deposit", f"adopted:{entry.seq}", to_cents(Decimal(entry.body["amount"])))
+
+# %% ../../nbs/trading/40_orders.ipynb #22
+PROJECTION = Projection("orders", 2, DDL, TABLES, {
     "order.created": _created,
     "order.refused": _refused,
     "order.adopted": _adopted,
@@ -240,13 +330,20 @@ PROJECTION = Projection("orders", 1, DDL, TABLES, {
     "order.filled": _filled,
     "order.cancelled": _ended,
     "order.expired": _ended,
+    "order.replaced": _ended,
+    "order.corrected": _amended,
+    "order.busted": _amended,
     "order.rejected": _ended,
     "order.unknown": _ended,
     "order.halted": record_only,  # no permit: nothing was sent
     "order.cancel_requested": record_only,
+    "order.replace_requested": record_only,
     "position.split": _corporate_action,
     "position.dividend": _corporate_action,
     "cash.deposited": _deposited,
+    "cash.charged": _charged,
+    "position.adopted": _position_adopted,
+    "cash.adopted": _cash_adopted,
     "broker.blocked": _advance,
     "broker.unblocked": _advance,
     "broker.cursor": _advance,  # events that told us nothing new

@@ -9,6 +9,7 @@ __all__ = ['COLUMNS', 'Holding', 'Holdings', 'Book', 'book']
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ..core.outcome import UsageError, did_you_mean
@@ -138,14 +139,19 @@ def _frame(book: Book, sort_by: str, closed: bool) -> "pd.DataFrame":
 def book(
     where: "Workspace | Journal | Store",
     marks: Mapping[str, Any] | None = None,  # USD a share by symbol; None: no marks
+    broker: str | None = None,  # only what lies there; None: everywhere, added up
 ) -> Book:
     """The positions and the cash as the journal has them."""
     store = where if isinstance(where, Store) else where.store
     prices = {s: to_decimal(p, f"the mark of {s}") for s, p in (marks or {}).items()}
-    holdings = tuple(
-        Holding(r["symbol"], Decimal(r["quantity"]), Decimal(r["cost"]), Decimal(r["realised"]), Decimal(r["fees"]),
-                Decimal(r["dividends"]), prices.get(r["symbol"]))
-        for r in store.rows("SELECT * FROM positions ORDER BY symbol"))
-    last = store.rows("SELECT balance FROM cash ORDER BY seq DESC LIMIT 1")
-    deposits = sum((Decimal(r["amount"]) for r in store.rows("SELECT amount FROM cash WHERE kind = 'deposit'")), Decimal(0))
-    return Book(holdings, Decimal(last[0]["balance"]) if last else Decimal(0), deposits)
+    rows = store.rows("SELECT * FROM positions WHERE broker = coalesce(?, broker) ORDER BY symbol, broker", [broker])
+    holdings = tuple(_together(symbol, list(parts), prices.get(symbol)) for symbol, parts in groupby(rows, key=lambda r: str(r["symbol"])))
+    cash = store.rows("SELECT broker, balance, max(seq) FROM cash WHERE broker = coalesce(?, broker) GROUP BY broker", [broker])
+    paid = store.rows("SELECT amount FROM cash WHERE kind = 'deposit' AND broker = coalesce(?, broker)", [broker])
+    return Book(holdings, sum((Decimal(r["balance"]) for r in cash), Decimal(0)), sum((Decimal(r["amount"]) for r in paid), Decimal(0)))
+
+
+def _together(symbol: str, parts: list[dict[str, Any]], mark: Decimal | None) -> Holding:
+    "One holding from what lies at each broker."
+    names = ("quantity", "cost", "realised", "fees", "dividends")
+    return Holding(symbol=symbol, mark=mark, **{k: sum((Decimal(r[k]) for r in parts), Decimal(0)) for k in names})

@@ -53,7 +53,8 @@ class _Look:
     def _rows(self, *statuses: str) -> list[dict[str, Any]]:
         "Our orders in these states, oldest first."
         marks = ",".join("?" * len(statuses))
-        return self.sender.store.rows(f"SELECT * FROM orders WHERE status IN ({marks}) ORDER BY created_seq", statuses)
+        return self.sender.store.rows(f"SELECT * FROM orders WHERE status IN ({marks}) AND broker = ? ORDER BY created_seq",
+                                      [*statuses, self.sender.broker.name])
 
     def _pull(self) -> int:
         "Take in new events; how many."
@@ -155,7 +156,7 @@ class Reconciliation(_Orders):
             theirs, cash = {s: p.quantity for s, p in broker.positions().items()}, broker.account().cash
             if not self._pull():
                 break
-        ours = book(self.sender.store)
+        ours = book(self.sender.store, broker=name)
         for symbol in sorted(set(theirs) | set(ours.positions)):
             mine, its = ours.positions.get(symbol, Decimal(0)), theirs.get(symbol, Decimal(0))
             if mine != its:

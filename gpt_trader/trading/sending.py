@@ -75,6 +75,11 @@ class Sender(Answers):
         return TradingHalted(f"order {client_order_id} was not sent: {permit.message}",
                              mend="Grant the trading permit when it is safe to go on")
 
+    def _hand_over(self, row: Mapping[str, Any]) -> BrokerOrder:
+        "Give the order to the broker, in the place of another one if it is meant to replace it."
+        order = request_of(row)
+        return self.broker.replace(row["replaces"], order) if row["replaces"] else self.broker.submit(order)
+
     def send(self, row: Mapping[str, Any], sent: bool) -> None:
         """Send an order of the journal, again after each time-out. `sent`: it may have been sent before. TradingHalted without a permit."""
         client_order_id = row["client_order_id"]
@@ -88,7 +93,7 @@ class Sender(Answers):
                     self.note("order.cancelled", row, reason=f"never sent: {permit.message}")
                 raise self.halt(client_order_id, row["session"], permit)
             try:
-                self._acknowledge(row, self.broker.submit(request_of(row)))
+                self._acknowledge(row, self._hand_over(row))
                 return
             except BrokerTimeout as e:
                 sent = True
