@@ -72,13 +72,15 @@ def shows(page, panel, row, column, text):
 
 # ---------------------------------------------------------------- operations
 def test_the_page_says_what_the_command_line_says(operations, desk, capsys):
-    facts = said(capsys, desk, "alerts")
-    assert operations.locator('[data-table="open_alerts"] tbody tr').count() == len(facts["alerts"]) == 2
+    facts = said(capsys, desk, "alerts")  # on a busy machine its load raises alerts of its own
+    assert {"daily_loss", "portfolio_var"} <= {r["rule"] for r in facts["alerts"]}
+    assert operations.locator('[data-table="open_alerts"] tbody tr').count() == len(facts["alerts"])
     for r in facts["alerts"]:
         assert cell(operations, "alerts", r["alert_id"], "since") == r["fired_at"]
         assert f"{r['value']:,.6g}" in cell(operations, "alerts", r["alert_id"], "stands")
         assert r["severity"] in operations.locator(f'[data-cell="{r["alert_id"]}/severity"]').inner_text()
-    assert tile(operations, "standing", "Open alerts") == "2" and tile(operations, "standing", "Trading") == "permitted"
+    assert tile(operations, "standing", "Open alerts") == str(len(facts["alerts"]))
+    assert tile(operations, "standing", "Trading") == "permitted"
     entries = said(capsys, desk, "journal", "verify")["figures"]["entries"]
     assert tile(operations, "standing", "Journal") == str(entries)
     assert operations.locator('[data-panel="standing"]').get_attribute("data-status") == "critical"

@@ -136,7 +136,7 @@ def test_a_name_that_is_taken_is_refused_in_a_sentence(lab, page):
 def test_magics_and_cards_in_a_notebook(lab, page):
     page.goto(lab.url("/tree/research/try_magics.ipynb"))
     page.locator(".jp-Notebook").wait_for()
-    page.get_by_text("Python 3 (gpt_trader)").first.wait_for()
+    page.get_by_text("Python 3 (gpt_trader)").locator("visible=true").first.wait_for()  # in the toolbar; the list of kernels is folded away
     run_all(page)
     page.get_by_text("Did you mean 'list_positions'").wait_for()
     names = page.locator(".gt-panel").evaluate_all("all => all.map(e => e.dataset.panel)")

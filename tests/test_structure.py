@@ -188,6 +188,14 @@ def test_each_notebook_opens_with_a_title_and_a_sentence() -> None:
     none_of(list(problems()))
 
 
+def test_each_notebook_names_its_kernel() -> None:
+    """Without the name papermill does not run a notebook."""
+    wanted = {"display_name": "python3", "language": "python", "name": "python3"}
+    found = ((n, json.loads(n.read_text(encoding="utf-8"))["metadata"]) for n in notebooks())
+    none_of([f"{said(n)}: its metadata are {metadata}, where only the kernel {wanted['name']} belongs" for n, metadata in found
+             if metadata != {"kernelspec": wanted}])
+
+
 def test_notebooks_keep_their_size() -> None:
     def problems() -> Iterator[str]:
         for notebook in notebooks():

@@ -54,6 +54,7 @@ USED = {  # the structure tests that are shown to fail below
     "test_a_module_builds_on_lower_numbers_of_its_room", "test_folder_number_default_exp_and_module_agree",
     "test_no_two_notebooks_share_a_module_or_a_number", "test_no_module_was_edited_by_hand", "test_notebooks_are_clean",
     "test_every_module_comes_from_a_notebook_that_exists", "test_importing_a_module_does_nothing", "test_each_procedure_keeps_the_contract",
+    "test_each_notebook_names_its_kernel",
 }
 
 
@@ -126,6 +127,13 @@ def test_a_notebook_saved_with_its_noise(tree: Path) -> None:
     content["cells"][1]["metadata"] = {"scrolled": True}
     notebook.write_text(json.dumps(content, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     bites(structure(tree, "test_notebooks_are_clean"), "10_clock.ipynb: is not clean")
+
+
+def test_a_notebook_without_its_kernels_name(tree: Path) -> None:
+    notebook = tree / "nbs/core/10_clock.ipynb"
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    notebook.write_text(json.dumps({**content, "metadata": {}}, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    bites(structure(tree, "test_each_notebook_names_its_kernel"), "nbs/core/10_clock.ipynb", "only the kernel python3 belongs")
 
 
 def test_an_import_cell_without_export(tree: Path) -> None:

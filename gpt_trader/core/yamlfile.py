@@ -6,6 +6,7 @@
 __all__ = ['Model', 'Source', 'Leaf', 'Section', 'read_yaml', 'merge', 'plain', 'leaves', 'validate']
 
 # %% ../../nbs/core/06_yamlfile.ipynb #2
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,11 +59,43 @@ def _loader() -> Any:
                 raise yaml.composer.ComposerError(None, None, "anchors and aliases are not used here", event.start_mark)
             return super().compose_node(parent, index)
 
-    drop = {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge"}
-    Loader.yaml_implicit_resolvers = {first: [(tag, rule) for tag, rule in rules if tag not in drop]
-                                      for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))
+    _own_rules(Loader)
     return Loader
+
+
+def _own_rules(loader: Any) -> None:
+    "Which plain texts are more than text."
+    import yaml
+
+    drop = {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge"}
+    loader.yaml_implicit_resolvers = {first: [(tag, rule) for tag, rule in rules if tag not in drop]
+                                      for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))
+
+
+@lru_cache(maxsize=1)
+def _quick_loader() -> Any:
+    "The same over libyaml, where PyYAML was built with it: ten times as fast, but it cannot refuse an alias. None elsewhere."
+    import yaml
+
+    if not hasattr(yaml, "CSafeLoader"):
+        return None
+    loader = type("Loader", (yaml.CSafeLoader,), {})
+    _own_rules(loader)
+    return loader
+
+
+def _composed(text: str) -> tuple[Any, Any]:
+    "(loader, root node) of a text. What libyaml refuses, or what has an anchor, is PyYAML's own to take or to refuse in its words."
+    import yaml
+
+    quick = _quick_loader()
+    if quick is not None and "&" not in text:
+        loader = quick(text)
+        with contextlib.suppress(yaml.YAMLError, ValueError):
+            return loader, loader.get_single_node()
+    loader = _loader()(text)
+    return loader, loader.get_single_node()
 
 
 def read_yaml(
@@ -79,8 +112,7 @@ def read_yaml(
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"The settings cannot be read: {reason}", where=str(path), mend="Make it a readable UTF-8 file") from None
     try:
-        loader = _loader()(text)
-        node = loader.get_single_node()
+        loader, node = _composed(text)
         return Section(Source(path, 1)) if node is None else _section(loader, node, path, "")
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

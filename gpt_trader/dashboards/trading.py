@@ -137,14 +137,16 @@ def money_and_risk(rows: list[dict[str, Any]], gross: float) -> Part:
     )
 
 
-def positions(ws: "Workspace", sort_by: str = "risk") -> Panel:
-    """What is held: quantity, cost, mark, value, weight, gain, and its part in VaR."""
-    seen = look(ws)
-    if seen is None:
-        return Panel("positions", "Positions", (Note(NO_DATA),))
-    rows = position_rows(seen.view, sort_by)
-    table = Table(POSITION_COLUMNS, rows, f"At the close of {seen.view.session}", "Nothing is held.", "positions")
-    figures = (money_and_risk(rows, seen.view.report.exposure.gross),) if rows else ()
+def positions(ws: "Workspace", sort_by: str = "risk", view: "RiskView | None" = None) -> Panel:
+    """What is held: quantity, cost, mark, value, weight, gain, and its part in VaR. `view`: one that is known already."""
+    if view is None:
+        seen = look(ws)
+        if seen is None:
+            return Panel("positions", "Positions", (Note(NO_DATA),))
+        view = seen.view
+    rows = position_rows(view, sort_by)
+    table = Table(POSITION_COLUMNS, rows, f"At the close of {view.session}", "Nothing is held.", "positions")
+    figures = (money_and_risk(rows, view.report.exposure.gross),) if rows else ()
     return Panel(
         "positions",
         "Positions",

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def mark_session(ws: "Workspace", market: Market) -> date:
     """The newest session with bars that has ended by the workspace's clock. DataError when there is none."""
     now = ws.clock.now()
-    ended = [day for day in market.sessions()[-400:] if ws.calendar.open_close(day)[1] <= now]
-    if not ended:
+    ended = next((day for day in reversed(market.sessions()) if ws.calendar.open_close(day)[1] <= now), None)
+    if ended is None:
         raise DataError("no session with market data has ended by the desk's clock", where=str(now), mend="ingest newer bars")
-    return ended[-1]
+    return ended
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -316,7 +317,7 @@ def run_procedure(
     values = declared.validate({**dict(params or {}), **home}, text=text)
     then = _past_moment(ws, entry, as_of) if as_of else {}
     threading.Thread(target=_warm_up, daemon=True).start()
-    run_id, started, clock = run_id or new_run_id(), ws.clock.now(), time.perf_counter()
+    run_id, started, clock, before = run_id or new_run_id(), ws.clock.now(), time.perf_counter(), ws.state_dir.stat().st_ino
     draft = _draft(ws, run_id)
     settings = engine_settings(ws)
     control = _control(control, settings, timeout, draft)
@@ -325,12 +326,24 @@ def run_procedure(
             env = {**os.environ, "IPYTHONDIR": scratch, **_environment(ws, run_id, parent), AS_OF: then.get("as_of", "")}
             wish = KernelWish(scratch, env, settings.warm, memory_mb=control.limits.memory_mb)
             crash = _execute(entry.path, draft / "notebook.ipynb", values, wish, ws.root, control)
-            run = _finish(ws, entry, draft, {**values, **then}, run_id, parent, started, clock, crash, control.engine or "plain")
+            with _as_it_is_now(ws, before) as now:
+                run = _finish(now, entry, draft, {**values, **then}, run_id, parent, started, clock, crash, control.engine or "plain")
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     if settings.warm and run.engine == "plain":
         _warm_next_time(settings)
     return run
+
+
+@contextmanager
+def _as_it_is_now(ws: "Workspace", before: int) -> "Iterator[Workspace]":
+    """The workspace after the notebook: opened anew where that put another state in its place, whose journal and clock count now."""
+    if ws.state_dir.stat().st_ino == before:
+        yield ws
+        return
+    with type(ws).open(ws.root) as now:
+        now.journal.actor = ws.journal.actor
+        yield now
 
 
 def _past_moment(ws: "Workspace", entry: Entry, as_of: str) -> dict[str, str]:

@@ -127,12 +127,18 @@ def prepare() -> None:
     import nbformat
     import pandas as pd
     import plotly.graph_objects as go
+    from jupyter_client.provisioning.factory import KernelProvisionerFactory
     from papermill.parameterize import parameterize_notebook
 
     from gpt_trader.core.calendar import get_calendar
     from gpt_trader.core.config import load_config
+    from gpt_trader.core.journal import installed_projections
+    from gpt_trader.core.store import Store
     from gpt_trader.runbook.report import render, render_index
 
+    KernelProvisionerFactory.instance()  # this one, the next and the one after read the entry points of every installed package
+    installed_projections()
+    Store(":memory:").close()
     nowhere = Path("/nonexistent")
     get_calendar(load_config(None, etc=nowhere, user=nowhere).app.desk.calendar)
     figure = go.Figure([go.Bar(x=["a"], y=[1.0]), go.Scatter(x=[1, 2], y=[1, 2])]).update_layout(template="plotly_white", title="t")

@@ -125,7 +125,7 @@ def _serve(s: Server, sock: socket.socket, message: dict[str, Any], fds: list[in
         os.close(pidfd)
 
 
-SPARE_AFTER = 1.0  # seconds after a request before the next spare is made, unless a child ends sooner: let the run have the processors
+SPARE_AFTER = 1.0  # seconds after a request before the next spare is made, unless all children end sooner: let the run have the processors
 
 # %% ../../nbs/runbook/17_forkserver.ipynb #7
 def _status(s: Server) -> dict[str, Any]:
@@ -186,7 +186,8 @@ def _reap(s: Server) -> None:
         with contextlib.suppress(BlockingIOError):
             s.to_import |= set(os.read(child.report, 1 << 16).decode(errors="ignore").split())
         os.close(child.report)
-        s.spare_at = min(s.spare_at, time.monotonic())
+        if not s.children:  # a driver whose kernel has ended is still writing its report: let it
+            s.spare_at = min(s.spare_at, time.monotonic())
         if child.sock is not None:
             with contextlib.suppress(OSError):
                 send(child.sock, {"exit": os.waitstatus_to_exitcode(how)})

@@ -135,6 +135,11 @@ class Procedure:
                                   plan=self.steps)
         return isinstance(answer, Approval)
 
+    def reopen(self) -> None:
+        """Open the workspace anew after another state was put in its place: from here on that state's journal and clock count."""
+        self.ws.close()
+        self.ws = self.present = type(self.ws).open(self.ws.root)
+
     def say(self, markdown: str) -> None:
         """A sentence or two between the figures."""
         _display({"text/markdown": markdown, "text/plain": markdown})
