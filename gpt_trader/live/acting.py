@@ -64,7 +64,8 @@ class Ground:
     def equity(self) -> Decimal:
         """USD. DataError while a price is missing."""
         if self.book.equity is None:
-            raise DataError(f"there is no price for {', '.join(self.book.unmarked)}", where=f"session {self.marked}", mend="ingest its bars")
+            missing = ", ".join(self.book.unmarked)
+            raise DataError(f"there is no price for {missing}", where=f"session {self.marked}", mend="ingest its bars")
         return self.book.equity
 
     @cached_property
@@ -115,16 +116,20 @@ class PlannedOrder:
     reduces: bool
     notional: Decimal
     share: float | None
-    refusals: tuple[Refusal, ...] = ()  # what the desk's limits would say if the orders before it were working
+    refusals: tuple[Refusal, ...] = ()  # what the desk's limits say to it, the orders before it working
 
     def sentence(self) -> str:
         """For a plan that a person reads."""
         r = self.request
         limit = "at the market" if r.limit_price is None else f"at {decimal_text(r.limit_price)} USD or better"
         share = "" if self.share is None else f", {self.share:.2%} of a session's mean volume"
+        return f"{r.side} {decimal_text(r.quantity)} {r.symbol} {limit}, about {self.notional:,.0f} USD{share}"
+
+    @property
+    def refused(self) -> str:
+        """Why the limits do not let it through; empty when they do."""
         others = f" (and {', '.join(x.limit for x in self.refusals[1:])})" if self.refusals[1:] else ""
-        stop = f"; would be refused: {self.refusals[0].message}{others}" if self.refusals else ""
-        return f"{r.side} {decimal_text(r.quantity)} {r.symbol} {limit}, about {self.notional:,.0f} USD{share}{stop}"
+        return f"{self.refusals[0].message}{others}" if self.refusals else ""
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,7 @@ class OrderPlan:
     orders: tuple[PlannedOrder, ...] = ()
     cancels: tuple[Mapping[str, Any], ...] = ()  # rows of working orders that stand in the way
     skipped: Mapping[str, str] = field(default_factory=dict)  # by symbol: why nothing, or not all, is done
+    refused: tuple[PlannedOrder, ...] = ()  # orders that the limits do not let through: they are not sent
 
     @property
     def empty(self) -> bool:
@@ -145,18 +151,18 @@ class OrderPlan:
 
     @property
     def then(self) -> dict[str, Decimal]:
-        """Shares by symbol once every order that would pass is filled."""
+        """Shares by symbol once every order is filled."""
         quantities = dict(self.start)
-        for o in self.orders:
-            if not o.refusals:
-                signed = o.request.quantity if o.request.side == "buy" else -o.request.quantity
-                quantities[o.request.symbol] = quantities.get(o.request.symbol, Decimal(0)) + signed
+        for r in (o.request for o in self.orders):
+            quantities[r.symbol] = quantities.get(r.symbol, Decimal(0)) + (r.quantity if r.side == "buy" else -r.quantity)
         return {s: q for s, q in quantities.items() if q}
 
     def steps(self) -> list[str]:
         """The plan in sentences."""
-        cancels = [f"cancel {r['client_order_id']}: {r['side']} {r['quantity']} {r['symbol']} is working the other way" for r in self.cancels]
-        return cancels + [o.sentence() for o in self.orders] + [f"leave {s}: {why}" for s, why in sorted(self.skipped.items())]
+        steps = [f"cancel {r['client_order_id']} ({r['side']} {r['quantity']} {r['symbol']}), which works the other way" for r in self.cancels]
+        steps += [o.sentence() for o in self.orders]
+        steps += [f"do not {o.sentence()}: {o.refused}" for o in self.refused]
+        return steps + [f"{s}: {why}" for s, why in sorted(self.skipped.items())]
 
 # %% ../../nbs/live/44_acting.ipynb #10
 def _remaining(row: Mapping[str, Any]) -> Decimal:
@@ -209,7 +215,8 @@ def _slices(ground: Ground, symbol: str, quantity: Decimal, reduces: bool, parti
     if reduces and limits.max_open_orders and largest < most:  # an exit is not to become hundreds of orders
         largest = max(largest, (most / limits.max_open_orders / lot).to_integral_value(ROUND_CEILING) * lot)
     left = quantity - most
-    why = f"{decimal_text(left)} more are left for later sessions: {share:.2%} of a session's mean volume is reached" if left and share else ""
+    reached = f"{share or 0.0:.2%} of a session's mean volume is reached"
+    why = f"{decimal_text(left)} more are left for later sessions: {reached}" if left else ""
     if most <= 0 or largest <= 0:
         return [], why or "not one lot fits the largest order that the limits allow"
     whole, rest = divmod(most, largest)
@@ -274,7 +281,8 @@ def decide(
     orders = sorted((o for d in found.values() for o in d.orders), key=lambda o: (not o.reduces, o.request.side != "sell", -o.notional))
     plan = OrderPlan(ground.session, ground.held, dict(targets), tuple(orders), tuple(r for d in found.values() for r in d.cancels),
                      {s: d.skipped for s, d in found.items() if d.skipped})
-    return replace(plan, orders=foresee(ground, plan))
+    seen = foresee(ground, plan)
+    return replace(plan, orders=tuple(o for o in seen if not o.refusals), refused=tuple(o for o in seen if o.refusals))
 
 # %% ../../nbs/live/44_acting.ipynb #17
 def foresee(ground: Ground, plan: OrderPlan) -> tuple[PlannedOrder, ...]:
