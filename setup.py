@@ -22,6 +22,7 @@ PROJECTIONS = {
     "permits": "gpt_trader.trading.halt:PROJECTION",
     "orders": "gpt_trader.trading.orders:PROJECTION",
     "sessions": "gpt_trader.live.session:PROJECTION",
+    "parameters": "gpt_trader.live.riskparameters:PROJECTION",
     "alerts": "gpt_trader.monitoring.alerts:PROJECTION",
     "silences": "gpt_trader.monitoring.silences:PROJECTION",
     "backups": "gpt_trader.ops.backup:PROJECTION",

@@ -223,7 +223,8 @@ def _slices(ground: Ground, symbol: str, quantity: Decimal, reduces: bool, parti
             price: Decimal | None) -> tuple[list[Decimal], str]:
     "Quantities of the orders, and what is left over and why."
     limits, lot = ground.checks.limits, ground.ws.instruments.get(symbol).lot
-    share = participation if participation is not None else None if reduces else limits.max_order_participation
+    bounds = [participation, None if reduces else limits.max_order_participation]
+    share = min((x for x in bounds if x is not None), default=None)
     volume = ground.market.reference_volumes(ground.session).get(symbol)
     most = quantity if share is None else min(quantity, _whole(Decimal(repr(share * (volume or 0.0))), lot))
     largest = most if limits.max_order_notional is None or not price else _whole(limits.max_order_notional / price, lot)
@@ -286,7 +287,7 @@ def decide(
     *,
     label: str,  # ends each client order id: the run's, so that the same run cannot send twice
     collar: Decimal | None = None,  # limit orders so far from the newest close at most, a fraction; None: market orders
-    participation: float | None = None,  # of a session's mean volume, all orders of a symbol together; None: the limits' for what opens
+    participation: float | None = None,  # of a session's mean volume, a symbol's orders together; what opens keeps to the limits' anyway
 ) -> OrderPlan:
     """The orders that bring the book to the targets: exits first, the largest first. UsageError for a symbol that there is not."""
     if collar is not None and not 0 < collar < 1:
@@ -303,14 +304,20 @@ def decide(
 
 # %% ../../nbs/live/44_acting.ipynb #17
 def foresee(ground: Ground, plan: OrderPlan) -> tuple[PlannedOrder, ...]:
-    """The plan's orders, each with what the limits would say to it. Changes nothing."""
+    """The plan's orders, each with what the limits would say to it; where a slice is refused, so are the later ones of its symbol, which
+    might only pass for being small. Changes nothing.
+    """
     context, gone = ground.executor.context(ground.session, ground.prices), {r["client_order_id"] for r in plan.cancels}
     context = replace(context, working=tuple(r for r in context.working if r["client_order_id"] not in gone))
-    found = []
+    found: list[PlannedOrder] = []
+    stopped: dict[str, tuple[Refusal, ...]] = {}
     for order in plan.orders:
-        refusals = tuple(r for check in ground.executor.checks for r in check(order.request, context))
+        symbol = order.request.symbol
+        refusals = stopped.get(symbol) or tuple(r for check in ground.executor.checks for r in check(order.request, context))
         found.append(replace(order, refusals=refusals))
-        if not refusals:
+        if refusals:
+            stopped[symbol] = refusals
+        else:
             context = _with(context, order.request)
     return tuple(found)
 

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'Way', 'SIZES', 'Standing', 'standing', 'Resolution', 'least_part', 'reduce', 'riskiest', 'close_riskiest',
-           'HedgeChoice', 'hedge_choices', 'add_hedge', 'adjust', 'outlook', 'limit_sentence', 'resolution_outcome']
+           'HedgeChoice', 'hedge_choices', 'add_hedge', 'adjust', 'outlook', 'limit_sentence', 'limit_rows',
+           'resolution_outcome']
 
 # %% ../../nbs/live/48_resolutions.ipynb #3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from ..core.outcome import DataError, Outcome, UsageError, did_you_mean
 from .acting import Ground, OrderPlan, added, still_coming
@@ -219,10 +221,14 @@ def hedge_choices(ground: Ground, instrument: str = "") -> list[HedgeChoice]:
     return sorted(found, key=lambda c: (bool(c.problem), -c.effectiveness))
 
 
-def add_hedge(ground: Ground, instrument: str = "") -> tuple[Resolution, list[HedgeChoice]]:
-    """The best permitted hedge, and all that were looked at. `instrument`: only this one."""
+def add_hedge(
+    ground: Ground,
+    instrument: str = "",  # only this one; empty: the best of those that are permitted
+    part: float | None = None,  # of the minimum-variance hedge, above 0, 1 at the most; None: as little as keeps the limits
+) -> tuple[Resolution, list[HedgeChoice]]:
+    """The hedge, and all that were looked at. UsageError for an instrument that is not permitted."""
     before, held = standing(ground, ground.held), ground.held
-    if not held or before.kept:
+    if not held or (before.kept and part is None):
         return Resolution({}, "no limit is broken, and nothing is to be hedged" if held else "the book is flat", before, before), []
     choices = hedge_choices(ground, instrument)
     best = next((c for c in choices if not c.problem), None)
@@ -234,7 +240,8 @@ def add_hedge(ground: Ground, instrument: str = "") -> tuple[Resolution, list[He
     def way(part: float) -> dict[str, Decimal]:
         return {best.instrument: _rounded(ground, best.instrument, start + Decimal(repr(part)) * (best.quantity - start))}
 
-    part = least_part(ground, way, ground.ws.config.risk.resolution.aim, before.broken)
+    if part is None:
+        part = least_part(ground, way, ground.ws.config.risk.resolution.aim, before.broken)
     why = f"hedge with {best.instrument}, {part:.0%} of the hedge that takes away {best.effectiveness:.0%} of the variance"
     return _resolved(ground, way(part), why, part), choices
 
@@ -312,6 +319,14 @@ def limit_sentence(before: Standing, now: Standing | None, then: Standing | None
         later = "" if then is None or then.values[n] == value else f", {_shown(n, then.values[n])} once the orders are filled"
         said.append(f"{NAMES[n]} is {_shown(n, value)}, at most {_shown(n, before.allowed[n])} allowed{later}")
     return "; ".join(said)
+
+
+def limit_rows(resolution: Resolution) -> list[dict[str, Any]]:
+    """A row for each limit: where the book stands, what is allowed, where it would stand."""
+    before, after = resolution.before, resolution.after
+    return [{"limit": NAMES[n], "now": _shown(n, before.values[n]), "allowed": "no limit" if most is None else _shown(n, most),
+             "after": _shown(n, after.values[n]), "broken": "now" * (n in before.broken) or "after" * (n in after.broken)}
+            for n in NAMES for most in [before.allowed[n]]]
 
 
 def resolution_outcome(ground: Ground, resolution: Resolution, plan: OrderPlan, acted: Acted | None, checked: Checked | None,
