@@ -125,4 +125,4 @@ def _figures(incident: Incident | None, runs: Mapping[str, "Run"], chosen: Choic
             "finding": chosen.finding if chosen else None, "procedure": chosen.procedure if chosen else None,
             "not_known": list(open_questions), "carried_out": executed, "resolution": brought,
             "diagnosis": [{"procedure": n, "status": str(r.status), "said": r.outcome.summary} for n, r in runs.items()],
-            "checked_again": None if after is None else {"status": str(after.status), "said": after.outcome.summary}, "escalated": escalated}
+            "checked_again": after and {"status": str(after.status), "said": after.outcome.summary}, "escalated": escalated}
