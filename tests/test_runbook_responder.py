@@ -123,7 +123,7 @@ def test_killed_in_the_middle_the_playbook_still_ends_once_and_the_report_tells_
     facts = json.loads((ws.root / incident.report_folder / "outcome.json").read_text())
     assert facts["outcome"]["figures"]["incident"] == f"INC-{fired.seq:06d}"
     assert {d["procedure"] for d in facts["outcome"]["figures"]["diagnosis"]} == {
-        "calculate_risk_metrics", "list_positions", "check_correlations", "run_stress_test"}
+        "calculate_risk_metrics", "list_positions", "check_correlations", "run_stress_test", "reduce_positions"}
     page = (ws.root / incident.report_folder / "report.html").read_text()
     assert "Portfolio VaR exceeds limit" in page and "reduce position sizes" in page
     links = [part.split('"')[0] for part in page.split('href="../../')[1:]]

@@ -205,8 +205,9 @@ def verify(ground: Ground, acted: Acted) -> Checked:
             findings += [said] if (said := _contradiction(result, theirs)) else []
             if theirs is not None and result in acted.results:
                 expected[theirs.symbol] = expected.get(theirs.symbol, Decimal(0)) + _signed(theirs)
-            rows.append(result.row() | {"broker": "has never seen it" if theirs is None else theirs.status,
-                                        "broker_filled": None if theirs is None else decimal_text(theirs.filled_quantity)})
+            rows.append({"order": result.client_order_id, "ours": result.what,
+                         "broker": "has never seen it" if theirs is None else theirs.status,
+                         "broker_filled": None if theirs is None else decimal_text(theirs.filled_quantity)})
         positions, apart = _positions(ground)
     except BrokerTimeout as e:
         return Checked("unknown", (*findings, f"the broker does not answer: {e}"), tuple(rows), None)

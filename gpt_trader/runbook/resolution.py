@@ -119,10 +119,12 @@ def _escalate(p: "Procedure", incident: Incident | None, message: str) -> str:
 
 def _figures(incident: Incident | None, runs: Mapping[str, "Run"], chosen: Choice | None, open_questions: Sequence[str],
              resolved: "Run | None", executed: bool, after: "Run | None", escalated: bool) -> dict[str, Any]:
-    effect = {k: resolved.outcome.figures.get(k) for k in ("limits", "aim_met_now", "aim_met_then", "steps")} if resolved else None
-    brought = resolved and {"run": resolved.run_id, "status": str(resolved.status), "said": resolved.outcome.summary, "effect": effect}
+    given = resolved.outcome.figures if resolved else {}
+    effect = [{"limit": name, **values} for name, values in (given.get("limits") or {}).items()]
+    brought = resolved and {"run": resolved.run_id, "status": str(resolved.status), "said": resolved.outcome.summary}
     return {"incident": incident.incident_id if incident else None, "proposal": chosen.resolution if chosen else None,
             "finding": chosen.finding if chosen else None, "procedure": chosen.procedure if chosen else None,
             "not_known": list(open_questions), "carried_out": executed, "resolution": brought,
+            "aim_met_then": given.get("aim_met_then"), "effect": effect, "steps": given.get("steps") or [],
             "diagnosis": [{"procedure": n, "status": str(r.status), "said": r.outcome.summary} for n, r in runs.items()],
             "checked_again": after and {"status": str(after.status), "said": after.outcome.summary}, "escalated": escalated}
