@@ -20,6 +20,7 @@ from .outcome import ConfigError, UsageError, did_you_mean
 PURPOSES = {
     "dashboard": "the dashboards in the browser",
     "docs": "building the documentation",
+    "garch": "GARCH volatilities",
     "keyring": "secrets in the system's keyring",
     "lab": "JupyterLab on the workspace and the research notebooks",
     "notify": "sending notifications by e-mail, chat and telephone",
