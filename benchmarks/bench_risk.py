@@ -1,6 +1,6 @@
 """VaR, expected shortfall and their parts for 500 positions over ten years, against a straightforward pandas implementation, in turn.
 
-Ours is what the desk calls: the scenarios of the book, then `historical_var`, `historical_es`, `component_var` and `component_es`. The other
+Ours is `book_risk`, one pass over the scenarios for all four. The other
 is what one writes with pandas when speed is no matter: returns by `pct_change`, P&L by multiplying columns, the total sorted, the tail's mean
 as a weighted sum over it, the parts by a loop over the positions. Both get the same prices and must give the same figures. Returns are
 worked out once by each: ours keeps them for a session, as the pre-trade checks do, so they are measured apart from the figures.
@@ -15,7 +15,7 @@ import pandas as pd
 from measure import Row, spread, table
 from scipy.special import betainc
 
-from gpt_trader.risk.measures import component_es, component_var, historical_es, historical_var, scenario_pnl, scenario_returns
+from gpt_trader.risk.measures import book_risk, scenario_returns
 
 POSITIONS, SESSIONS, CONFIDENCE, ROUNDS = 500, 2_520, 0.95, 15
 GOAL = 10.0
@@ -33,9 +33,8 @@ def book() -> tuple[pd.DataFrame, dict[str, float]]:
 
 def ours(values: dict[str, float], returns: pd.DataFrame) -> tuple[float, float, dict[str, float], dict[str, float]]:
     """VaR, ES and the parts of both, as the library gives them."""
-    pnl = scenario_pnl(values, returns)
-    total = pnl.to_numpy().sum(axis=1)
-    return historical_var(total, CONFIDENCE), historical_es(total, CONFIDENCE), component_var(pnl, CONFIDENCE), component_es(pnl, CONFIDENCE)
+    risk = book_risk(values, returns, CONFIDENCE)
+    return risk.var, risk.es, risk.component_var, risk.component_es
 
 
 def plain(values: dict[str, float], prices: pd.DataFrame) -> tuple[float, float, dict[str, float], dict[str, float]]:
