@@ -1,8 +1,8 @@
 """VaR, expected shortfall and their parts for 500 positions over ten years, against a straightforward pandas implementation, in turn.
 
-Ours is `book_risk`, one pass over the scenarios for all four. The other
-is what one writes with pandas when speed is no matter: returns by `pct_change`, P&L by multiplying columns, the total sorted, the tail's mean
-as a weighted sum over it, the parts by a loop over the positions. Both get the same prices and must give the same figures. Returns are
+Ours is `book_risk`, one pass over the scenarios for all four. The other is what one writes with pandas when speed is no matter: returns by
+`pct_change`, P&L by multiplying columns, the total sorted, the tail's mean as a weighted sum over it, the parts by a loop over the
+positions. Both get the same prices and must give the same figures. Returns are
 worked out once by each: ours keeps them for a session, as the pre-trade checks do, so they are measured apart from the figures.
 """
 import math

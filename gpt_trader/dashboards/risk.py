@@ -86,7 +86,8 @@ def summary(ws: "Workspace") -> Panel:
         parts,
         said.status,
         f"Historical simulation at the close of {view.session}: today's positions through each past session as it happened. "
-        "Losses are positive.",
+        "Losses are positive, money is USD, confidence and horizon (in sessions, the book unchanged) are those of risk.yaml; what cannot "
+        "be computed is a dash and says why, never a zero.",
     )
 
 # %% ../../nbs/dashboards/50_risk.ipynb #6
