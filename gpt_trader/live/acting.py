@@ -75,7 +75,7 @@ class Ground:
         return len(self.ws.calendar.sessions(self.marked, self.session)) - 2 if self.marked < self.session else 0
 
     def values(self, quantities: Mapping[str, Decimal] | None = None) -> dict[str, float]:
-        """Signed USD by symbol of these shares (None: those held). DataError for a symbol without a price."""
+        """Signed USD by symbol of `quantities`, shares by symbol (None: those held). DataError for a symbol without a price."""
         shares = {s: q for s, q in (self.held if quantities is None else quantities).items() if q}
         missing = sorted(s for s in shares if s not in self.prices)
         if missing:

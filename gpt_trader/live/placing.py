@@ -55,11 +55,11 @@ class Acted:
     problem: str = ""
 
     def count(self, *words: str) -> int:
-        """How many orders came to this."""
+        """How many orders came to one of these `words`."""
         return sum(r.what in words for r in self.results)
 
     def named(self, *words: str) -> list[OrderResult]:
-        """The orders that came to this."""
+        """The orders that came to one of these `words`."""
         return [r for r in self.results if r.what in words]
 
 # %% ../../nbs/live/46_placing.ipynb #6

@@ -66,7 +66,7 @@ class Standing:
 
 
 def standing(ground: Ground, quantities: Mapping[str, Decimal]) -> Standing:
-    """Where a book of these shares (signed, by symbol) would stand, at the newest closes and today's equity."""
+    """Where a book of `quantities`, signed shares by symbol, would stand at the newest closes and today's equity."""
     limits, values, equity = ground.checks.limits, ground.values(quantities), float(ground.equity)
     risk = tail_risk(values, ground.checks.scenarios(ground.session), limits.confidence)
     shares = {"max_position_weight": max(map(abs, values.values()), default=0.0), "max_gross_exposure": sum(map(abs, values.values())),
@@ -97,7 +97,10 @@ Way = Callable[[float], dict[str, Decimal]]  # part of the way, 0 to 1 -> target
 
 
 def least_part(ground: Ground, way: Way, aim: float, broken: Sequence[str]) -> float:
-    """The smallest part of the way on which the limits are kept; where none does, the one that leaves the least of the worst in use."""
+    """The smallest part of the way on which the limits are kept; where none does, the one that leaves the least of the worst in use.
+
+    aim: share of a broken limit that may stay in use; broken: the limits that are to be brought down to it, by name.
+    """
     def at(part: float) -> Standing:
         return standing(ground, ground.held | way(part))
 
@@ -156,8 +159,8 @@ def reduce(
 
 # %% ../../nbs/live/48_resolutions.ipynb #11
 def riskiest(ground: Ground, quantities: Mapping[str, Decimal]) -> list[tuple[str, float]]:
-    """The positions of a book by contribution to its VaR (USD), the largest first; a negative one is a hedge. DataError where it cannot be
-    measured.
+    """The positions of a book (quantities: shares by symbol) by contribution to its VaR (USD), the largest first; a negative one is a
+    hedge. DataError where it cannot be measured.
     """
     values = ground.values(quantities)
     pnl = scenario_pnl(values, ground.checks.scenarios(ground.session))

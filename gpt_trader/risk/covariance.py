@@ -107,7 +107,7 @@ def correlation_break(
     reference: int = 504,  # the sessions before them: the other
     *,
     block: int = 5,  # sessions that stay together
-    deals: int = 499,
+    deals: int = 499,  # how often the blocks are dealt anew
     seed: int = 0,
 ) -> Break:
     """Compare the newest window's correlations with those of the sessions before it, each return divided by its volatility forecast.
