@@ -222,7 +222,7 @@ def _measurable(held: Mapping[str, float], returns: pd.DataFrame) -> tuple[pd.Da
         return pd.DataFrame(), str(error)
     return pnl, _obstacle(held, returns, len(pnl))
 
-
+# %% ../../nbs/risk/10_measures.ipynb #26
 @dataclass(frozen=True)
 class BookRisk:
     """VaR, expected shortfall and what each position contributes to them, USD, losses positive."""
@@ -265,7 +265,7 @@ def _totals(moves: np.ndarray, sizes: np.ndarray, rows: int = 128) -> np.ndarray
         np.multiply(part, sizes, out=room[:len(part)]).sum(axis=1, out=total[start:start + rows])
     return total
 
-
+# %% ../../nbs/risk/10_measures.ipynb #27
 @dataclass(frozen=True)
 class TailRisk:
     """VaR and expected shortfall of a book in USD, losses positive; None with a reason where they cannot be computed."""
@@ -288,7 +288,7 @@ def tail_risk(values: Mapping[str, float], returns: pd.DataFrame, confidence: fl
     total = pnl.to_numpy(dtype=float).sum(axis=1)
     return TailRisk(historical_var(total, confidence), historical_es(total, confidence))
 
-# %% ../../nbs/risk/10_measures.ipynb #25
+# %% ../../nbs/risk/10_measures.ipynb #28
 @dataclass(frozen=True)
 class RiskReport:
     """What the book could lose and where it stands; USD unless a field says otherwise, losses positive, None where it could not be
