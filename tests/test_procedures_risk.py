@@ -245,3 +245,15 @@ def test_the_playbook_calls_people_where_its_act_did_not_help(root):
         assert run.error is None and run.status == "critical" and run.outcome.figures["escalated"]
         assert "Escalated" in run.outcome.summary
         assert at_broker(ws)[1] == [] and len(ws.store.rows("SELECT 1 FROM procedures WHERE name = 'send_alert'")) == 1
+
+
+def test_the_diagnosis_asks_the_reverse_question_and_for_a_break(ws):
+    asked = run_procedure(ws, "run_stress_test", {"scenario": "reverse", "loss": 200_000.0})
+    figures = asked.outcome.figures
+    assert asked.error is None and "standard deviations" in asked.outcome.summary
+    assert sum(figures["pnl"].values()) == pytest.approx(-200_000)
+    current = run_procedure(ws, "run_stress_test")
+    further = current.outcome.figures["reverse"]["distance"]
+    assert current.error is None and further > figures["distance"], "a quarter of equity is further away"
+    found = run_procedure(ws, "check_correlations")
+    assert found.error is None and 0 < found.outcome.figures["break_p"] <= 1
