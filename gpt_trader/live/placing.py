@@ -261,12 +261,12 @@ def orders_outcome(
     recommended: tuple[str, ...] = (),  # where the aim is not met: procedures to run next
 ) -> Outcome:
     """The verdict over a plan and what became of it."""
-    given = {**figures, "session": plan.session.isoformat(), "steps": plan.steps(), "aim_met_now": now, "aim_met_then": then}
+    given = {**figures, "session": plan.session.isoformat(), "aim_met_now": now, "aim_met_then": then}
     if acted is None or checked is None:
         status = Status.OK if now else Status.UNKNOWN if now is None else Status.WARNING
         word = "nothing to do" if plan.empty else f"{len(plan.orders)} order{'s' * (len(plan.orders) != 1)} for {plan.session}"
         return Outcome(status, f"{aim}; {word}", given, () if now else recommended)
-    given |= {"orders": [r.row() for r in acted.results], "cancelled": [r.row() for r in acted.cancelled],
+    given |= {"steps": plan.steps(), "orders": [r.row() for r in acted.results], "cancelled": [r.row() for r in acted.cancelled],
               "broker": list(checked.rows), "findings": list(checked.findings), "problem": acted.problem or None}
     given["positions"] = None if checked.positions is None else {s: decimal_text(q) for s, q in sorted(checked.positions.items())}
     failed = bool(acted.problem) or acted.count("refused", "rejected", "not sent", "cancelled", "expired") > 0

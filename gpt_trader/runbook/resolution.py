@@ -125,6 +125,6 @@ def _figures(incident: Incident | None, runs: Mapping[str, "Run"], chosen: Choic
     return {"incident": incident.incident_id if incident else None, "proposal": chosen.resolution if chosen else None,
             "finding": chosen.finding if chosen else None, "procedure": chosen.procedure if chosen else None,
             "not_known": list(open_questions), "carried_out": executed, "resolution": brought,
-            "aim_met_then": given.get("aim_met_then"), "effect": effect, "steps": given.get("steps") or [],
+            "aim_met_then": given.get("aim_met_then"), "effect": effect, "steps": given.get("steps") or given.get("planned") or [],
             "diagnosis": [{"procedure": n, "status": str(r.status), "said": r.outcome.summary} for n, r in runs.items()],
             "checked_again": after and {"status": str(after.status), "said": after.outcome.summary}, "escalated": escalated}
