@@ -21,9 +21,9 @@ from .market import Market
 from .session import session_moments, session_rows
 from .strategy import Momentum, Strategy
 from ..risk.measures import max_drawdown
+from ..trading.brokers import open_paper
 from ..trading.execution import TradingHalted
 from ..trading.halt import note_permit
-from ..trading.paper import PaperBroker
 from ..trading.permit import check
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def replay(
         _catch_up(ws, newest, after_session)  # before the clock moves: its standing at a close says that nothing was done since
         if todo:
             ws.simulate(session_moments(ws.calendar, todo[0])[0])
-            desk = Desk(ws, market, broker or PaperBroker(ws, ws.instruments, ws.config.app.broker.paper, ws.clock, calendar=ws.calendar),
+            desk = Desk(ws, market, broker or open_paper(ws),
                         strategy or Momentum.from_settings(ws.config.app.strategy), forecaster or ModelForecaster.load(ws))
             for day in todo:
                 _one_session(ws, desk, day, after_session)
