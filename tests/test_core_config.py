@@ -62,7 +62,7 @@ def test_layers_merge_key_by_key_and_the_last_wins(layers: Layers) -> None:
     rows = {key: (value, source) for key, value, source in config.show()}
     assert rows["config.logging.level"] == ("DEBUG", f"{layers.user}/config.yaml:2")
     packaged = packaged_dir() / "config.yaml"
-    line = packaged.read_text().splitlines().index("  kind: paper") + 1
+    line = next(n for n, text in enumerate(packaged.read_text().splitlines(), 1) if text.startswith("  kind: paper"))
     assert rows["config.broker.kind"] == ("paper", f"{packaged}:{line}")
 
 

@@ -180,6 +180,10 @@ class _Orders:
             raise Refused(f"alpaca has no order {client_order_id!r}", 404, None)
         return found
 
+# %% ../../nbs/trading/68_alpaca.ipynb #8
+class _Replacing(_Orders):
+    """One order in the place of another."""
+
     def replace(self, client_order_id: str, order: OrderRequest) -> BrokerOrder:
         """Put `order` in the place of a working one. One that is partly filled is not replaced: whether Alpaca's new quantity counts
         what is filled is not documented, and a guess could buy twice."""
@@ -210,8 +214,8 @@ def _replacement_problem(old: BrokerOrder, new: OrderRequest) -> str:
             return f"order {old.client_order_id} has another {name}: cancel it and send a new one"
     return "a trailing stop keeps its kind of trail" if (old.trail_price is None) != (new.trail_price is None) else ""
 
-# %% ../../nbs/trading/68_alpaca.ipynb #8
-class AlpacaBroker(_Orders):
+# %% ../../nbs/trading/68_alpaca.ipynb #9
+class AlpacaBroker(_Replacing):
     """Alpaca behind the contract. `events` looks at Alpaca's lists whenever it has told all that it knew."""
 
     name = "alpaca"
@@ -269,7 +273,7 @@ class AlpacaBroker(_Orders):
         self.line._sdk._session.close()
         self.inbox.close()
 
-# %% ../../nbs/trading/68_alpaca.ipynb #10
+# %% ../../nbs/trading/68_alpaca.ipynb #11
 def listen(broker: AlpacaBroker) -> Callable[[], None]:
     """Ring the broker's bell at each message of its stream, from a thread; the answer stops it. The SDK connects again by itself."""
     sdk, settings = need("alpaca.trading.stream", extra="alpaca", for_="Alpaca's stream"), broker.line.settings

@@ -121,7 +121,47 @@ class _Lists:
         return [a for a in self._pages({"category": "non_trade_activity"} | since) if a["activity_type"] != "FILL"]
 
 # %% ../../nbs/trading/67_alpacafeed.ipynb #9
-class AlpacaFeed(_Lists):
+class _Telling(_Lists):
+    """What a look at an order or an activity tells the inbox."""
+
+    def _event(self, o: Mapping[str, Any], kind: str, at: str, **more: Any) -> BrokerEvent:
+        "Something that happened to an order."
+        when = moment(at)
+        return BrokerEvent(0, when, kind, f"{o['id']}:{kind}", self._session_of(when), str(o["client_order_id"]), str(o["id"]),
+                           str(o["symbol"]), str(o["side"]), number(o, "qty"), **more)
+
+    def _begin(self, o: Mapping[str, Any]) -> None:
+        "The order was taken."
+        if o["status"] != "rejected":
+            self.inbox.add(self._event(o, "accepted", o["submitted_at"]))
+
+    def _fills(self, broker_order_id: str) -> Decimal:
+        "Shares of the order that the inbox knows to be filled, corrections and busts counted."
+        known = self.inbox.of_order(broker_order_id)
+        standing = {e.execution_id: e.quantity or Decimal(0) for e in known if e.kind == "fill"}
+        standing |= {e.refers_to: e.quantity or Decimal(0) for e in known if e.kind in ("correction", "bust")}
+        return sum(standing.values(), Decimal(0))
+
+    def _standing(self, a: Mapping[str, Any]) -> tuple[Decimal, Decimal] | None:
+        "Quantity and price, as they stand, of the execution that an activity corrects or busts."
+        refers = a.get("previous_execution_id")
+        found = [e for e in self.inbox.of_order(a["order_id"]) if refers and refers in (e.execution_id, e.refers_to)]
+        return (found[-1].quantity or Decimal(0), found[-1].price or Decimal(0)) if found else None
+
+    def _end(self, o: Mapping[str, Any], successor: str) -> None:
+        "The order is over; held back until its last fill is known. What is held back counts as working, and is asked for again."
+        over = o["status"] in _OVER
+        if over and o["status"] != "rejected" and self._fills(o["id"]) < (number(o, "filled_qty") or Decimal(0)):
+            self.inbox.saw({**o, "status": "held back"})
+            return
+        self.inbox.saw(o)
+        if o["status"] in _ENDS:
+            kind, key = _ENDS[o["status"]]
+            at = o.get(key) or o.get("updated_at") or o["submitted_at"]
+            self.inbox.add(self._event(o, kind, at, refers_to=successor, reason=f"alpaca: {o['status']}"))
+
+# %% ../../nbs/trading/67_alpacafeed.ipynb #10
+class AlpacaFeed(_Telling):
     """Brings what the lists show into an inbox. `get` may raise whatever the broker raises; the inbox is then as it was."""
 
     def refresh(self) -> int:
@@ -160,39 +200,3 @@ class AlpacaFeed(_Lists):
             self.inbox.set_note("last trade", trades[-1]["transaction_time"])
         if others:
             self.inbox.set_note("last other", max(str(a.get("date") or a.get("transaction_time"))[:10] for a in others))
-
-    def _event(self, o: Mapping[str, Any], kind: str, at: str, **more: Any) -> BrokerEvent:
-        "Something that happened to an order."
-        when = moment(at)
-        return BrokerEvent(0, when, kind, f"{o['id']}:{kind}", self._session_of(when), str(o["client_order_id"]), str(o["id"]),
-                           str(o["symbol"]), str(o["side"]), number(o, "qty"), **more)
-
-    def _begin(self, o: Mapping[str, Any]) -> None:
-        "The order was taken."
-        if o["status"] != "rejected":
-            self.inbox.add(self._event(o, "accepted", o["submitted_at"]))
-
-    def _fills(self, broker_order_id: str) -> Decimal:
-        "Shares of the order that the inbox knows to be filled, corrections and busts counted."
-        known = self.inbox.of_order(broker_order_id)
-        standing = {e.execution_id: e.quantity or Decimal(0) for e in known if e.kind == "fill"}
-        standing |= {e.refers_to: e.quantity or Decimal(0) for e in known if e.kind in ("correction", "bust")}
-        return sum(standing.values(), Decimal(0))
-
-    def _standing(self, a: Mapping[str, Any]) -> tuple[Decimal, Decimal] | None:
-        "Quantity and price, as they stand, of the execution that an activity corrects or busts."
-        refers = a.get("previous_execution_id")
-        found = [e for e in self.inbox.of_order(a["order_id"]) if refers and refers in (e.execution_id, e.refers_to)]
-        return (found[-1].quantity or Decimal(0), found[-1].price or Decimal(0)) if found else None
-
-    def _end(self, o: Mapping[str, Any], successor: str) -> None:
-        "The order is over; held back until its last fill is known. What is held back counts as working, and is asked for again."
-        over = o["status"] in _OVER
-        if over and o["status"] != "rejected" and self._fills(o["id"]) < (number(o, "filled_qty") or Decimal(0)):
-            self.inbox.saw({**o, "status": "held back"})
-            return
-        self.inbox.saw(o)
-        if o["status"] in _ENDS:
-            kind, key = _ENDS[o["status"]]
-            at = o.get(key) or o.get("updated_at") or o["submitted_at"]
-            self.inbox.add(self._event(o, kind, at, refers_to=successor, reason=f"alpaca: {o['status']}"))
