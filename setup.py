@@ -20,6 +20,7 @@ PROJECTIONS = {
     "approval": "gpt_trader.core.approval:PROJECTION",
     "models": "gpt_trader.ml.registry:PROJECTION",
     "permits": "gpt_trader.trading.halt:PROJECTION",
+    "brokers": "gpt_trader.trading.active:PROJECTION",
     "orders": "gpt_trader.trading.orders:PROJECTION",
     "sessions": "gpt_trader.live.session:PROJECTION",
     "alerts": "gpt_trader.monitoring.alerts:PROJECTION",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..core.outcome import ConfigError, UsageError, did_you_mean
+from .active import active
 from .broker import Broker
 from .paper import PaperBroker
 
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
     from gpt_trader.trading.alpaca import AlpacaBroker
 
 # %% ../../nbs/trading/69_brokers.ipynb #4
-def open_paper(ws: "Workspace") -> PaperBroker:
+def open_paper(ws: "Workspace", emergency: bool = False) -> PaperBroker:
     """The simulated broker of the workspace: its own books in `paper.db`."""
     return PaperBroker(ws, ws.instruments, ws.config.app.broker.paper, ws.clock, calendar=ws.calendar)
 
 
-def open_alpaca(ws: "Workspace") -> "AlpacaBroker":
+def open_alpaca(ws: "Workspace", emergency: bool = False) -> "AlpacaBroker":
     """Alpaca, by the keys that `broker.alpaca` refers to; what it told lies in `alpaca.db`. ConfigError without keys or SDK."""
     from gpt_trader.trading.alpaca import AlpacaBroker, AlpacaSettings
     from gpt_trader.trading.inbox import Inbox
@@ -33,19 +34,24 @@ def open_alpaca(ws: "Workspace") -> "AlpacaBroker":
         raise ConfigError("alpaca needs two keys", where="broker.alpaca", mend="Set key and secret to references, such as env:ALPACA_KEY")
     settings = AlpacaSettings(access.key.resolve(), access.secret.resolve(), access.live, access.url, access.timeout_seconds,
                               access.requests_a_minute, access.patience_seconds)
-    return AlpacaBroker(settings, Inbox(ws.state_dir / "alpaca.db"), ws.clock, ws.calendar.session_of)
+    broker = AlpacaBroker(settings, Inbox(":memory:" if emergency else ws.state_dir / "alpaca.db"), ws.clock, ws.calendar.session_of)
+    if emergency:
+        broker.line.breaker.failures = 1_000_000
+    return broker
 
 
-KINDS: Mapping[str, Callable[["Workspace"], Broker]] = {"paper": open_paper, "alpaca": open_alpaca}
+KINDS: Mapping[str, Callable[["Workspace", bool], Broker]] = {"paper": open_paper, "alpaca": open_alpaca}
 """How each kind of broker is opened; the kinds that `broker.kind` in config.yaml may name."""
 
 
 def open_broker(
     ws: "Workspace",
     kind: str | None = None,  # one of KINDS; None: the one that the desk trades at
+    *,
+    emergency: bool = False,  # True: keep what it tells in memory only, and ask it however often it has failed
 ) -> Broker:
     """The broker. UsageError for a kind that there is not; ConfigError where its keys or its SDK are missing."""
-    kind = kind or ws.config.app.broker.kind
+    kind = kind or active(ws).kind
     if kind not in KINDS:
         raise UsageError(f"there is no broker {kind!r}", where="broker.kind", mend=did_you_mean(kind, KINDS))
-    return KINDS[kind](ws)
+    return KINDS[kind](ws, emergency)
