@@ -63,7 +63,7 @@ def switch(
     reason: str,  # one line
     actor: str | None = None,
 ) -> Active:
-    """Let new orders go to another broker from now on, and put that on record. UsageError for one that is not set up, or without a reason."""
+    """Let new orders go to another broker from now on, on record. UsageError for one that is not set up, or without a reason."""
     settings, now = ws.config.app.broker, active(ws)
     if to not in (settings.kind, settings.backup):
         there = settings.backup or "none: set broker.backup in config.yaml"
