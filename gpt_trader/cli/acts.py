@@ -195,7 +195,7 @@ def emergency_stop(confirm: bool, reason: str, patience: float, report: bool, as
     _tell(as_json, outcome.to_json(), outcome_lines(outcome))
     return _evidence(root, reason, patience, outcome.exit_code) if report else outcome.exit_code
 
-
+# %% ../../nbs/cli/28_acts.ipynb #10
 def _evidence(root: "Path", reason: str, patience: float, exit_code: int) -> int:
     "Run the emergency's notebook; its exit code, or the stop's own where no notebook can be run now."
     from gpt_trader.core.workspace import Workspace
