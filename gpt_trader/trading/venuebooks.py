@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from ..core.clock import Clock, parse_utc, utc_text
-from .broker import BrokerEvent, OrderRequest, decimal_text
+from .broker import BrokerEvent, OrderRequest, decimal_text, to_cents
 from .floor import PaperFloor
 from .paperbooks import PaperSettings
 from .venuewire import not_found, number_of, ulid, wire_id
@@ -32,6 +32,10 @@ class VenueFloor(PaperFloor):
 
     def _takes_no(self, order: OrderRequest) -> str:
         return self.reject_with or super()._takes_no(order)
+
+    def cost_of(self, order: OrderRequest) -> Decimal:
+        """What the order may cost, or should bring, in USD to the cent."""
+        return to_cents(self._estimate(order, order.quantity))
 
     def last_moment(self) -> datetime | None:
         """The newest moment in the books: of an event or of a quote; None in new ones."""
