@@ -36,15 +36,17 @@ def account(books: VenueBooks, asked: Asked) -> Answer:
         "id": books.account_id, "account_number": "PA" + books.account_id[-10:].upper(), "status": "ACTIVE", "crypto_status": "INACTIVE",
         "currency": has.currency, "cash": text(has.cash), "equity": text(has.equity), "portfolio_value": text(has.equity),
         "buying_power": power, "regt_buying_power": power, "non_marginable_buying_power": power, "daytrading_buying_power": "0",
-        "options_buying_power": "0", "long_market_value": text(long), "short_market_value": text(short), "position_market_value": text(long + short),
+        "options_buying_power": "0", "long_market_value": text(long), "short_market_value": text(short),
+        "position_market_value": text(long + short),
         "multiplier": "1", "shorting_enabled": books.floor.shorting, "initial_margin": "0", "maintenance_margin": "0", "sma": "0",
         "last_maintenance_margin": "0", "accrued_fees": "0", "daytrade_count": 0, "pattern_day_trader": False, "trading_blocked": False,
         "transfers_blocked": False, "account_blocked": False, "trade_suspended_by_user": has.blocked, "options_approved_level": 0,
         "options_trading_level": 0, "created_at": utc_text(opened[0].at) if opened else None})
 
 
-_SETTINGS = {"dtbp_check": "entry", "pdt_check": "entry", "fractional_trading": False, "max_margin_multiplier": "1", "max_options_trading_level": 0,
-             "ptp_no_exception_entry": False, "trade_confirm_email": "none", "disable_overnight_trading": True}
+_SETTINGS = {"dtbp_check": "entry", "pdt_check": "entry", "fractional_trading": False, "max_margin_multiplier": "1",
+             "max_options_trading_level": 0, "ptp_no_exception_entry": False, "trade_confirm_email": "none",
+             "disable_overnight_trading": True}
 
 
 def configuration(books: VenueBooks, asked: Asked) -> Answer:
@@ -83,7 +85,8 @@ def _position(books: VenueBooks, market: Market, p: BrokerPosition) -> dict[str,
             "asset_class": "us_equity", "asset_marginable": False, "qty": text(p.quantity), "qty_available": text(free),
             "side": "long" if p.quantity > 0 else "short", "avg_entry_price": text(p.average_price), "cost_basis": text(cost),
             "market_value": text(_value(p)), "current_price": text(mark), "unrealized_pl": text(gain),
-            "unrealized_plpc": text(round(gain / abs(cost), 10)) if cost else "0", "lastday_price": None if before is None else text(before),
+            "unrealized_plpc": text(round(gain / abs(cost), 10)) if cost else "0",
+            "lastday_price": None if before is None else text(before),
             "unrealized_intraday_pl": None if day is None else text(day),
             "unrealized_intraday_plpc": None if day is None or not before else text(round(day / abs(p.quantity * before), 10)),
             "change_today": None if not before else text(round(mark / before - 1, 10))}
@@ -121,8 +124,8 @@ def _fill(books: VenueBooks, e: BrokerEvent, fills: Mapping[str, BrokerEvent], s
     own = {"account_id": books.account_id, "date": f"{e.session or e.at.date()}", "symbol": e.symbol,
            "status": {"fill": "executed", "correction": "correct", "bust": "canceled"}[e.kind],
            "order_id": str(wire_id("order", books.seed, life.row["number"]))}
-    told = {**own, "id": _activity_id(books, e), "activity_type": "FILL", "transaction_time": utc_text(e.at), "price": decimal_text(e.price),
-            "qty": decimal_text(e.quantity or before), "side": e.side, "cum_qty": decimal_text(filled),
+    told = {**own, "id": _activity_id(books, e), "activity_type": "FILL", "transaction_time": utc_text(e.at),
+            "price": decimal_text(e.price), "qty": decimal_text(e.quantity or before), "side": e.side, "cum_qty": decimal_text(filled),
             "leaves_qty": decimal_text(life.quantity - filled), "type": "fill" if filled == life.quantity else "partial_fill",
             "order_status": "filled" if filled == life.quantity else "partially_filled"}
     if e.kind != "fill":
@@ -132,7 +135,8 @@ def _fill(books: VenueBooks, e: BrokerEvent, fills: Mapping[str, BrokerEvent], s
     return [told, *([paid] if fee else [])]
 
 
-_NON_TRADE = {"deposit": ("CSD", "cash deposit"), "charge": ("FEE", "charge"), "dividend": ("DIV", "cash dividend"), "split": ("SPLIT", "stock split")}
+_NON_TRADE = {"deposit": ("CSD", "cash deposit"), "charge": ("FEE", "charge"), "dividend": ("DIV", "cash dividend"),
+              "split": ("SPLIT", "stock split")}
 
 
 def _told(books: VenueBooks) -> list[dict[str, Any]]:
@@ -147,15 +151,16 @@ def _told(books: VenueBooks) -> list[dict[str, Any]]:
             found += _fill(books, e, fills, so_far)
         elif e.kind in _NON_TRADE:
             kind, words = _NON_TRADE[e.kind]
-            more = {k: decimal_text(v) for k, v in (("qty", e.quantity), ("price", e.price), ("per_share_amount", e.amount)) if v is not None}
+            numbers = {"qty": e.quantity, "price": e.price, "per_share_amount": e.amount}
+            more = {k: decimal_text(v) for k, v in numbers.items() if v is not None}
             found.append({"id": _activity_id(books, e), "account_id": books.account_id, "activity_type": kind, "status": "executed",
                           "date": f"{e.session or e.at.date()}", "net_amount": decimal_text(e.cash), "description": e.reason or words,
                           **({"symbol": e.symbol} if e.symbol else {}), **more})
     return found
 
 # %% ../../nbs/trading/86_venueaccount.ipynb #12
-_TYPES = ("FILL", "TRANS", "MISC", "ACATC", "ACATS", "CFEE", "CIL", "CSD", "CSW", "DIV", "FEE", "INT", "JNLC", "JNLS", "MA", "NC", "PTC", "REORG",
-          "SPIN", "SPLIT")
+_TYPES = ("FILL", "TRANS", "MISC", "ACATC", "ACATS", "CFEE", "CIL", "CSD", "CSW", "DIV", "FEE", "INT", "JNLC", "JNLS", "MA", "NC", "PTC",
+          "REORG", "SPIN", "SPLIT")
 
 
 def activities(books: VenueBooks, asked: Asked, kind: str = "") -> Answer:
@@ -182,10 +187,11 @@ def activities(books: VenueBooks, asked: Asked, kind: str = "") -> Answer:
 
 # %% ../../nbs/trading/86_venueaccount.ipynb #16
 def _asset(instrument: Instrument, shorting: bool) -> dict[str, Any]:
-    return {"id": str(wire_id("asset", 0, 0, instrument.symbol)), "class": "us_equity", "exchange": _exchange(instrument), "symbol": instrument.symbol,
-            "name": instrument.name, "status": "active", "tradable": True, "marginable": False, "shortable": shorting, "easy_to_borrow": shorting,
-            "fractionable": False, "min_order_size": decimal_text(instrument.lot), "min_trade_increment": decimal_text(instrument.lot),
-            "price_increment": decimal_text(instrument.tick), "maintenance_margin_requirement": 100, "attributes": []}
+    return {"id": str(wire_id("asset", 0, 0, instrument.symbol)), "class": "us_equity", "exchange": _exchange(instrument),
+            "symbol": instrument.symbol, "name": instrument.name, "status": "active", "tradable": True, "marginable": False,
+            "shortable": shorting, "easy_to_borrow": shorting,
+            "fractionable": False, "min_order_size": decimal_text(instrument.lot),
+            "min_trade_increment": decimal_text(instrument.lot), "price_increment": decimal_text(instrument.tick), "maintenance_margin_requirement": 100, "attributes": []}
 
 
 def assets(books: VenueBooks, asked: Asked) -> Answer:
@@ -210,7 +216,8 @@ def market_clock(books: VenueBooks, market: Market, asked: Asked) -> Answer:
     session = calendar.session_of(now)
     opens, closes = calendar.open_close(session)
     following = calendar.open_close(calendar.next_session(session))
-    local = [m.astimezone(NEW_YORK).isoformat() for m in (now, opens if now < opens else following[0], closes if now < closes else following[1])]
+    moments = (now, opens if now < opens else following[0], closes if now < closes else following[1])
+    local = [m.astimezone(NEW_YORK).isoformat() for m in moments]
     return Answer(200, {"timestamp": local[0], "is_open": books.is_open(), "next_open": local[1], "next_close": local[2]})
 
 

@@ -54,6 +54,7 @@ class Life:
     stamps: dict[str, datetime] = field(default_factory=dict)  # filled_at, canceled_at, …
     updated: datetime | None = None
     replaced_by: str = ""  # client order id
+    reached: bool = False  # whether a session has taken it to the market
 
     @property
     def quantity(self) -> Decimal:
@@ -120,9 +121,11 @@ class Happenings:
         self.numbers: dict[str, int] = {}
         self.held: dict[str, Decimal] = {}  # shares by symbol
         self.executions: dict[str, BrokerEvent] = {}  # fills as they stand, by execution id
+        self._hours: tuple[date, bool] | None = None
+        self._seen_open = datetime.min.replace(tzinfo=UTC)
         self._rows = {r["client_order_id"]: r for r in floor.store.rows("SELECT * FROM orders ORDER BY number")}
-        for _ in self.catch_up():
-            pass
+        self.catch_up()
+        self._before()
         self._rows.clear()
 
     def catch_up(self) -> list[dict[str, Any]]:
@@ -132,6 +135,7 @@ class Happenings:
             for event in events:
                 self.seq = event.seq
                 found += self._fold(event)
+        self._closed()
         return found
 
     def life(self, client_order_id: str) -> Life:
@@ -172,7 +176,7 @@ class Happenings:
         life.trade(e.quantity - was[0], e.quantity * e.price - was[0] * was[1], e.at)
         self.held[e.symbol] = self.held.get(e.symbol, Decimal(0)) + sign * (e.quantity - was[0])
         self.executions[e.execution_id if e.kind == "fill" else e.refers_to] = replace(fill, quantity=e.quantity, price=e.price)
-        traded = {"price": decimal_text(e.price), "qty": decimal_text(e.quantity or was[0]),
+        traded: dict[str, Any] = {"price": decimal_text(e.price), "qty": decimal_text(e.quantity or was[0]),
                   "position_qty": decimal_text(self.held[e.symbol])}
         if e.kind == "fill":
             return self._update(e, life, "fill" if life.status == "filled" else "partial_fill", **traded)
@@ -180,15 +184,33 @@ class Happenings:
         return self._update(e, life, event, previous_execution_id=str(wire_id("execution", self.seed, fill.seq)), reason=e.reason, **traded)
 
     def at_market(self, life: Life) -> bool:
-        """Whether a session has taken the order to the market: one is open, or one has closed since it came."""
+        """Whether a session has taken the order to the market."""
         now = self.floor.hours()
-        return now is not None and (now[1] or parse_utc(life.row["submitted_at"]) < datetime.combine(now[0], time(16), NEW_YORK).astimezone(UTC))
+        life.reached = life.reached or (now is not None and now[1])
+        return life.reached
+
+    def _closed(self) -> None:
+        "Note which orders a session that is over had taken to the market."
+        now = self.floor.hours()
+        if self._hours is not None and self._hours[1] and now != self._hours:
+            for life in self.lives.values():
+                life.reached = life.reached or parse_utc(life.row["submitted_at"]) <= self._seen_open
+        if now is not None and now[1]:
+            self._seen_open = self.floor.clock.now()
+        self._hours = now
+
+    def _before(self) -> None:
+        "After a restart: an order that came before the close of the last session was at the market in it."
+        if (now := self.floor.hours()) is not None:
+            close = datetime.combine(now[0], time(16), NEW_YORK).astimezone(UTC)
+            for life in self.lives.values():
+                life.reached = parse_utc(life.row["submitted_at"]) < close
 
     def view(self, life: Life, status: str = "") -> dict[str, Any]:
         """The order on the wire, as its life says."""
         return order_json(self.seed, life, self.at_market(life), self.numbers, status)
 
-    def _update(self, e: BrokerEvent, life: Life, event: str, number: int = 1, status: str = "", **more: Any) -> dict[str, Any]:
+    def _update(self, e: BrokerEvent, life: Life, event: str, *, number: int = 1, status: str = "", **more: Any) -> dict[str, Any]:
         "A message's data; `number` tells the two updates of one event apart."
         return {"event": event, "event_id": ulid(e.at, 2 * e.seq + number), "at": utc_text(e.at), "timestamp": utc_text(e.at),
                 "execution_id": str(wire_id("execution", self.seed, e.seq)), "order": self.view(life, status), **more}

@@ -22,7 +22,8 @@ from .venuewire import Answer, Asked, choice_in, invalid, malformed, moment_in, 
 # %% ../../nbs/trading/87_venuedata.ipynb #5
 def quote_letters(q: Quote, moment: Any) -> dict[str, Any]:
     """A quote; `moment` is its time as the codec spells it."""
-    return {"t": moment, "ax": "V", "ap": float(q.ask), "as": float(q.ask_size), "bx": "V", "bp": float(q.bid), "bs": float(q.bid_size), "c": ["R"], "z": "C"}
+    return {"t": moment, "ax": "V", "ap": float(q.ask), "as": float(q.ask_size), "bx": "V", "bp": float(q.bid),
+            "bs": float(q.bid_size), "c": ["R"], "z": "C"}
 
 
 def trade_letters(p: Print, moment: Any) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def trade_letters(p: Print, moment: Any) -> dict[str, Any]:
 
 def bar_letters(b: MinuteBar, moment: Any) -> dict[str, Any]:
     """A bar; `moment` is its beginning as the codec spells it. The mean price is the middle of its extremes."""
-    return {"t": moment, "o": float(b.open), "h": float(b.high), "l": float(b.low), "c": float(b.close), "v": float(b.volume), "n": b.trades,
-            "vw": float((b.high + b.low) / 2)}
+    return {"t": moment, "o": float(b.open), "h": float(b.high), "l": float(b.low), "c": float(b.close), "v": float(b.volume),
+            "n": b.trades, "vw": float((b.high + b.low) / 2)}
 
 
 def letters(thing: Quote | Print | MinuteBar) -> dict[str, Any]:

@@ -66,9 +66,10 @@ class Bucket:
         return (1 - self._left) * 60 / self.limit
 
     def headers(self, now: datetime) -> dict[str, str]:
-        """What an answer at the moment `now` (the machine's) says of it; the reset is when the bucket is full again, in seconds since 1970."""
+        """What an answer at the moment `now` (the machine's) says of it; the reset is when it is full again, in seconds since 1970."""
         full = now.timestamp() + (self.limit - self._left) * 60 / self.limit
-        return {"X-RateLimit-Limit": str(self.limit), "X-RateLimit-Remaining": str(int(self._left)), "X-RateLimit-Reset": str(math.ceil(full))}
+        return {"X-RateLimit-Limit": str(self.limit), "X-RateLimit-Remaining": str(int(self._left)),
+                "X-RateLimit-Reset": str(math.ceil(full))}
 
 
 def too_many(seconds: float) -> Refusal:

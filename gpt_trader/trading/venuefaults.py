@@ -47,7 +47,8 @@ class Fault:
         for name, known in (("kind", kinds), ("method", METHODS), ("when", ("before", "after")), ("stream", ("", *STREAMS))):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} is {getattr(self, name)!r}", where=where, mend=did_you_mean(str(getattr(self, name)), known))
-        numbers = {"next": (1, 10**9), "every": (1, 10**9), "probability": (0, 1), "seconds": (0, 3600), "status": (500, 599), "seed": (-10**18, 10**18)}
+        numbers = {"next": (1, 10**9), "every": (1, 10**9), "probability": (0, 1), "seconds": (0, 3600), "status": (500, 599),
+                   "seed": (-10**18, 10**18)}
         for name, (low, high) in numbers.items():
             value = getattr(self, name)
             if value is None and name in ("next", "seconds"):
@@ -60,6 +61,11 @@ class Fault:
         if self.seconds is None:
             object.__setattr__(self, "seconds", _SECONDS.get(self.kind, 0.0))
         object.__setattr__(self, "name", self.name or self.kind)
+
+    def fits(self, method: str, path: str) -> bool:
+        """Whether a request with this HTTP method and path is one that the fault is for."""
+        told = self.kind != "stale" or path == "/v2/account" or path.startswith("/v2/positions")
+        return not self.stream and self.method in ("*", method) and told and fnmatchcase(path, self.path)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Fault":
@@ -135,7 +141,7 @@ class Faults:
 
     def request(self, method: str, path: str) -> Active | None:
         """The fault that this request meets: its HTTP method and path."""
-        hits = [a for a in self.active if not a.fault.stream and a.fault.method in ("*", method) and fnmatchcase(path, a.fault.path) and a.meets()]
+        hits = [a for a in self.active if a.fault.fits(method, path) and a.meets()]
         return hits[0] if hits else None
 
     def message(self, stream: str) -> Active | None:

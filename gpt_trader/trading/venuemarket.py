@@ -16,7 +16,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..core.calendar import TradingCalendar, get_calendar
-from ..core.clock import SimulatedClock, utc_text
+from ..core.clock import SimulatedClock
 from .broker import Bar, CorporateAction
 from .floor import Quote
 from .venuebooks import VenueBooks
@@ -69,7 +69,8 @@ def quote_around(
     rng, half = random.Random(seed), price * SPREAD_BPS / 20_000
     bid = max(((price - half) / tick).to_integral_value(ROUND_FLOOR) * tick, tick)
     ask = max(((price + half) / tick).to_integral_value(ROUND_CEILING) * tick, bid + tick)
-    sizes = [max((bar.volume / steps * SHOWN * rng.randrange(50, 151) / 100 / lot).to_integral_value(ROUND_FLOOR) * lot, lot) for _ in range(2)]
+    shown = bar.volume / steps * SHOWN / lot
+    sizes = [max((shown * rng.randrange(50, 151) / 100).to_integral_value(ROUND_FLOOR) * lot, lot) for _ in range(2)]
     return Quote.of(bar.symbol, moment, bid, ask, *sizes)
 
 # %% ../../nbs/trading/84_venuemarket.ipynb #11
@@ -223,7 +224,8 @@ class Market:
         self._step = (session, step)
         for symbol, path in self._paths.items():
             instrument = self.books.instruments.get(symbol)
-            q = quote_around(bars[symbol], path[step], instrument.tick, instrument.lot, self.books.clock.now(), f"{seed}:{symbol}:{session}:{step}")
+            drawn = f"{seed}:{symbol}:{session}:{step}"
+            q = quote_around(bars[symbol], path[step], instrument.tick, instrument.lot, self.books.clock.now(), drawn)
             self.quote(symbol, q.bid, q.ask, q.bid_size, q.ask_size)
             self.tape.trade(symbol, q.at, path[step], (bars[symbol].volume / STEPS).to_integral_value(ROUND_FLOOR))
 

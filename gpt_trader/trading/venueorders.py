@@ -121,9 +121,9 @@ def _refused(books: VenueBooks, request: OrderRequest, reason: str) -> Refusal:
             return forbidden("account is not allowed to short")
         claimed = held_for_orders(books, request.symbol)
         free = max(position.quantity - claimed, Decimal(0))
-        return forbidden(f"insufficient qty available for order (requested: {decimal_text(request.quantity)}, available: {decimal_text(free)})",
-                         symbol=request.symbol, existing_qty=decimal_text(position.quantity), held_for_orders=decimal_text(claimed),
-                         available=decimal_text(free))
+        wanted = f"requested: {decimal_text(request.quantity)}, available: {decimal_text(free)}"
+        return forbidden(f"insufficient qty available for order ({wanted})", symbol=request.symbol,
+                         existing_qty=decimal_text(position.quantity), held_for_orders=decimal_text(claimed), available=decimal_text(free))
     if reason == "the account is blocked":
         return forbidden(SUSPENDED)
     if "auction is over" in reason or "market is closed" in reason:
@@ -172,7 +172,8 @@ def by_client_id(books: VenueBooks, asked: Asked) -> Answer:
 
 def listed(books: VenueBooks, asked: Asked) -> Answer:
     """GET /v2/orders: at most 500, in the order in which they were submitted or the reverse."""
-    query, where, values = asked.query, [], []
+    query, where = asked.query, list[str]()
+    values: list[str] = []
     statuses = _STATUSES[choice_in(query, "status", ("open", "closed", "all"), "open")]
     where.append(f"status IN ({', '.join('?' * len(statuses))})")
     values += statuses
@@ -268,7 +269,8 @@ def close_position(books: VenueBooks, asked: Asked, symbol: str) -> Answer:
     if not 0 < quantity <= abs(position.quantity):
         raise invalid(f"qty {decimal_text(quantity)} is not within the position of {decimal_text(abs(position.quantity))}")
     side = "sell" if position.quantity > 0 else "buy"
-    return submit(books, Asked("POST", "/v2/orders", body={"symbol": symbol, "qty": quantity, "side": side, "type": "market", "time_in_force": "day"}))
+    body = {"symbol": symbol, "qty": quantity, "side": side, "type": "market", "time_in_force": "day"}
+    return submit(books, Asked("POST", "/v2/orders", body=body))
 
 
 def close_all(books: VenueBooks, asked: Asked) -> Answer:

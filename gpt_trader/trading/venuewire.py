@@ -149,7 +149,7 @@ def choice_in(values: Mapping[str, Any], name: str, known: tuple[str, ...], defa
 
 
 def whole_in(values: Mapping[str, Any], name: str, default: int, largest: int) -> int:
-    """A whole number from 1 to `largest`, above which it is cut; `default` where the key `name` of `values` is missing. Refusal for another."""
+    """A whole number from 1 to `largest`, above which it is cut; `default` where the key `name` is missing. Refusal for another."""
     text = str(values.get(name) or default)
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise malformed(f"invalid {name}: {text!r} is not a whole number above 0")
