@@ -22,6 +22,7 @@ from .acts import AS_OF, alerts, emergency_stop, halt, resume
 from .doctor import doctor
 from .new import new
 from .output import columns, outcome_lines, pairs, show_error, show_run
+from .venue import venue
 from ..core.outcome import GptTraderError, UsageError, did_you_mean
 from ..runbook.catalogue import Entry, catalogue, find
 from ..runbook.parameters import Parameter
@@ -441,7 +442,7 @@ def lab(ctx: click.Context, port: int, browser: bool, workspace: str | None) -> 
 # %% ../../nbs/cli/30_main.ipynb #23
 cli.add_command(new)
 cli.add_command(doctor)
-for _command in (alerts, halt, resume, emergency_stop):
+for _command in (alerts, halt, resume, emergency_stop, venue):
     cli.add_command(_command)
 
 # %% ../../nbs/cli/30_main.ipynb #25
