@@ -7,6 +7,7 @@ __all__ = ['AlpacaSettings', 'AlpacaLine', 'AlpacaBroker', 'listen']
 
 # %% ../../nbs/trading/68_alpaca.ipynb #2
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -75,9 +76,10 @@ def _client(settings: AlpacaSettings, heard: Callable[[Mapping[str, str]], None]
 class AlpacaLine:
     """Asks Alpaca. BrokerTimeout: nobody knows; BrokerDown: not asked; BrokerBusy and Refused: nothing was done."""
 
-    def __init__(self, settings: AlpacaSettings, clock: Clock) -> None:
-        self.settings, self.clock = settings, clock
-        self.bucket, self.breaker = TokenBucket(settings.a_minute), Breaker("alpaca")
+    def __init__(self, settings: AlpacaSettings, clock: Clock, tick: Callable[[], float] = time.monotonic,
+                 sleep: Callable[[float], None] = time.sleep) -> None:
+        self.settings, self.clock, self._sleep = settings, clock, sleep
+        self.bucket, self.breaker = TokenBucket(settings.a_minute, tick, sleep), Breaker("alpaca", tick=tick)
         self._sdk = _client(settings, self._heard)
 
     def _heard(self, headers: Mapping[str, str]) -> None:
@@ -106,7 +108,7 @@ class AlpacaLine:
 
     def get(self, path: str, query: dict[str, Any] | None = None) -> Any:
         """A question: repeated, with growing waits, when nobody answers."""
-        return patiently(lambda: self.once("get", path, query))
+        return patiently(lambda: self.once("get", path, query), sleep=self._sleep)
 
     def act(self, method: str, path: str, data: dict[str, Any] | None = None) -> Any:
         """A request that changes something: repeated only when it was refused for coming too often."""
@@ -220,9 +222,18 @@ class AlpacaBroker(_Replacing):
 
     name = "alpaca"
 
-    def __init__(self, settings: AlpacaSettings, inbox: Inbox, clock: Clock, session_of: Callable[[datetime], date]) -> None:
+    def __init__(
+        self,
+        settings: AlpacaSettings,
+        inbox: Inbox,
+        clock: Clock,
+        session_of: Callable[[datetime], date],  # the exchange's session of a moment
+        *,
+        tick: Callable[[], float] = time.monotonic,  # seconds, for the rate limit and the breaker
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.simulated = not settings.live
-        self.line, self.inbox, self.clock = AlpacaLine(settings, clock), inbox, clock
+        self.line, self.inbox, self.clock = AlpacaLine(settings, clock, tick, sleep), inbox, clock
         self.feed = AlpacaFeed(inbox, self.line.get, session_of)
         self.bell = threading.Event()
 
