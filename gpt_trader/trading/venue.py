@@ -447,7 +447,7 @@ class Options:
 
 def listen(port: int) -> socket.socket:
     """A socket on 127.0.0.1, and nowhere else. StorageError for a port that is taken; 0 takes any free one."""
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio leaves each answer waiting for an ACK
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind(("127.0.0.1", port))
