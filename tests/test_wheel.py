@@ -206,6 +206,7 @@ MISSING: dict[str, tuple[str, ...]] = {
     "telemetry": ("gpt-trader", "metrics"),
     "keyring": ("gpt-trader", "doctor"),
     "notify": ("gpt-trader", "send-alert", "--message", "nobody hears this", "--json"),
+    "venue": ("gpt-trader", "venue"),
     "portfolio": _python("from gpt_trader.core.extras import need\nneed('skfolio', extra='portfolio', for_='an optimised portfolio')"),
 }
 

@@ -4,7 +4,8 @@
         venue.quote("AAPL", "444.00", "444.10")
         client = TradingClient(venue.key, venue.secret, url_override=venue.url)
 
-Nothing moves its market but what the test says, on a simulated clock that stands still, with the session open, unless the options say otherwise.
+Nothing moves its market but what the test says, on a simulated clock that stands still, with the session open, unless the
+options say otherwise.
 """
 import contextlib
 import json
@@ -54,8 +55,8 @@ class RunningVenue:
         program = [str(Path(sys.executable).with_name("gpt-trader")), "venue", "--workspace", str(self.root), "--db", str(self.db),
                    "--port", str(self.port), "--key", "env:VENUE_KEY", "--secret", "env:VENUE_SECRET", *self.options]
         with self.printed.open("w") as out:
-            self.process = subprocess.Popen(program, stdout=out, stderr=subprocess.STDOUT, cwd=self.folder,
-                                            env={**os.environ, "VENUE_KEY": self.key, "VENUE_SECRET": self.secret, "GPT_TRADER_ENGINE": "plain"})
+            secrets = {"VENUE_KEY": self.key, "VENUE_SECRET": self.secret}
+            self.process = subprocess.Popen(program, stdout=out, stderr=subprocess.STDOUT, cwd=self.folder, env={**os.environ, **secrets})
 
         def told() -> re.Match[str] | None:
             assert self.process is not None and self.process.poll() is None, self.printed.read_text()
@@ -180,8 +181,8 @@ def running_venue(
     config: str = "",  # the workspace's config.yaml
 ) -> Iterator[RunningVenue]:
     """A venue, started and stopped again."""
-    options = ["--source", source, "--clock", clock, "--limit", str(limit), *(["--at", at, "--speed", str(speed)] if clock == "simulated" else []),
-               *(["--faults", str(faults)] if faults else [])]
+    stands = ["--at", at, "--speed", str(speed)] if clock == "simulated" else []
+    options = ["--source", source, "--clock", clock, "--limit", str(limit), *stands, *(["--faults", str(faults)] if faults else [])]
     venue = RunningVenue(folder, tuple(options))
     with Workspace.create(venue.root) as ws:
         if config:

@@ -24,15 +24,16 @@ _WHICH = "The workspace; without it $GPT_TRADER_HOME, else the nearest enclosing
 @click.option("--source", type=click.Choice(["history", "none"]), default="history", show_default=True,
               help="What moves the market: sessions of the history, their paths made up; or only its control calls.")
 @click.option("--clock", type=click.Choice(["machine", "simulated"]), default="machine", show_default=True, help="Whose time it is.")
-@click.option("--at", metavar="MOMENT", help="Where a simulated clock starts: 2013-02-28T14:00:00Z. Books that are further go on where they end.")
+@click.option("--at", metavar="MOMENT",
+              help="Where a simulated clock starts: 2013-02-28T14:00:00Z. Books that are further go on where they end.")
 @click.option("--speed", type=click.FloatRange(0, 100_000), default=1.0, show_default=True,
               help="How much faster than the machine's a simulated clock goes; 0: it stands until it is moved.")
 @click.option("--limit", type=click.IntRange(1), default=200, show_default=True, help="Requests a minute.")
 @click.option("--faults", "faults_file", metavar="FILE", help="What is to go wrong: a YAML file of faults by name.")
 @click.option("--workspace", metavar="DIR", help=_WHICH)
 @click.pass_context
-def venue(ctx: click.Context, port: int, db: str | None, key: str | None, secret: str | None, source: str, clock: str, at: str | None,
-          speed: float, limit: int, faults_file: str | None, workspace: str | None) -> None:
+def venue(ctx: click.Context, port: int, db: str | None, key: str | None, secret: str | None, source: str, clock: str,
+          at: str | None, speed: float, limit: int, faults_file: str | None, workspace: str | None) -> None:
     """Serve a SIMULATED broker that speaks Alpaca's protocol on 127.0.0.1, until stopped.
 
     Any client of Alpaca's can use it, the official SDK too; no order reaches a market.

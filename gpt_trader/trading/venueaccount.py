@@ -189,9 +189,9 @@ def activities(books: VenueBooks, asked: Asked, kind: str = "") -> Answer:
 def _asset(instrument: Instrument, shorting: bool) -> dict[str, Any]:
     return {"id": str(wire_id("asset", 0, 0, instrument.symbol)), "class": "us_equity", "exchange": _exchange(instrument),
             "symbol": instrument.symbol, "name": instrument.name, "status": "active", "tradable": True, "marginable": False,
-            "shortable": shorting, "easy_to_borrow": shorting,
-            "fractionable": False, "min_order_size": decimal_text(instrument.lot),
-            "min_trade_increment": decimal_text(instrument.lot), "price_increment": decimal_text(instrument.tick), "maintenance_margin_requirement": 100, "attributes": []}
+            "shortable": shorting, "easy_to_borrow": shorting, "fractionable": False, "min_order_size": decimal_text(instrument.lot),
+            "min_trade_increment": decimal_text(instrument.lot), "price_increment": decimal_text(instrument.tick),
+            "maintenance_margin_requirement": 100, "attributes": []}
 
 
 def assets(books: VenueBooks, asked: Asked) -> Answer:

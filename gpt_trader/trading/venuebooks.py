@@ -112,8 +112,8 @@ def order_json(
         "subtag": None, "source": None, "expires_at": None, "ratio_qty": None}
 
 # %% ../../nbs/trading/81_venuebooks.ipynb #12
-class Happenings:
-    """The events of the books, folded; new ones as updates."""
+class _Lives:
+    """Orders by client order id, with what the events have made of them."""
 
     def __init__(self, floor: VenueFloor) -> None:
         self.floor, self.seed, self.seq = floor, floor.seed, 0
@@ -124,6 +124,48 @@ class Happenings:
         self._hours: tuple[date, bool] | None = None
         self._seen_open = datetime.min.replace(tzinfo=UTC)
         self._rows = {r["client_order_id"]: r for r in floor.store.rows("SELECT * FROM orders ORDER BY number")}
+
+    def life(self, client_order_id: str) -> Life:
+        """The order's life; begun when its first event comes."""
+        if client_order_id not in self.lives:
+            row = self._rows.get(client_order_id) or self.floor.store.rows(
+                "SELECT * FROM orders WHERE client_order_id = ?", [client_order_id])[0]
+            self.lives[client_order_id], self.numbers[client_order_id] = Life(row), row["number"]
+        return self.lives[client_order_id]
+
+    def at_market(self, life: Life) -> bool:
+        """Whether a session has taken the order to the market."""
+        now = self.floor.hours()
+        life.reached = life.reached or (now is not None and now[1])
+        return life.reached
+
+    def _closed(self) -> None:
+        "Note which orders a session that is over had taken to the market."
+        now = self.floor.hours()
+        if self._hours is not None and self._hours[1] and now != self._hours:
+            for life in self.lives.values():
+                life.reached = life.reached or parse_utc(life.row["submitted_at"]) <= self._seen_open
+        if now is not None and now[1]:
+            self._seen_open = self.floor.clock.now()
+        self._hours = now
+
+    def _before(self) -> None:
+        "After a restart: an order that came before the close of the last session was at the market in it."
+        if (now := self.floor.hours()) is not None:
+            close = datetime.combine(now[0], time(16), NEW_YORK).astimezone(UTC)
+            for life in self.lives.values():
+                life.reached = parse_utc(life.row["submitted_at"]) < close
+
+    def view(self, life: Life, status: str = "") -> dict[str, Any]:
+        """The order on the wire, as its life says."""
+        return order_json(self.seed, life, self.at_market(life), self.numbers, status)
+
+# %% ../../nbs/trading/81_venuebooks.ipynb #13
+class Happenings(_Lives):
+    """The events of the books, folded; new ones as updates."""
+
+    def __init__(self, floor: VenueFloor) -> None:
+        super().__init__(floor)
         self.catch_up()
         self._before()
         self._rows.clear()
@@ -137,14 +179,6 @@ class Happenings:
                 found += self._fold(event)
         self._closed()
         return found
-
-    def life(self, client_order_id: str) -> Life:
-        """The order's life; begun when its first event comes."""
-        if client_order_id not in self.lives:
-            row = self._rows.get(client_order_id) or self.floor.store.rows(
-                "SELECT * FROM orders WHERE client_order_id = ?", [client_order_id])[0]
-            self.lives[client_order_id], self.numbers[client_order_id] = Life(row), row["number"]
-        return self.lives[client_order_id]
 
     def _fold(self, e: BrokerEvent) -> list[dict[str, Any]]:
         "Take an event in, and say what Alpaca's stream says of it."
@@ -183,39 +217,12 @@ class Happenings:
         event = "trade_correct" if e.kind == "correction" else "trade_bust"
         return self._update(e, life, event, previous_execution_id=str(wire_id("execution", self.seed, fill.seq)), reason=e.reason, **traded)
 
-    def at_market(self, life: Life) -> bool:
-        """Whether a session has taken the order to the market."""
-        now = self.floor.hours()
-        life.reached = life.reached or (now is not None and now[1])
-        return life.reached
-
-    def _closed(self) -> None:
-        "Note which orders a session that is over had taken to the market."
-        now = self.floor.hours()
-        if self._hours is not None and self._hours[1] and now != self._hours:
-            for life in self.lives.values():
-                life.reached = life.reached or parse_utc(life.row["submitted_at"]) <= self._seen_open
-        if now is not None and now[1]:
-            self._seen_open = self.floor.clock.now()
-        self._hours = now
-
-    def _before(self) -> None:
-        "After a restart: an order that came before the close of the last session was at the market in it."
-        if (now := self.floor.hours()) is not None:
-            close = datetime.combine(now[0], time(16), NEW_YORK).astimezone(UTC)
-            for life in self.lives.values():
-                life.reached = parse_utc(life.row["submitted_at"]) < close
-
-    def view(self, life: Life, status: str = "") -> dict[str, Any]:
-        """The order on the wire, as its life says."""
-        return order_json(self.seed, life, self.at_market(life), self.numbers, status)
-
     def _update(self, e: BrokerEvent, life: Life, event: str, *, number: int = 1, status: str = "", **more: Any) -> dict[str, Any]:
         "A message's data; `number` tells the two updates of one event apart."
         return {"event": event, "event_id": ulid(e.at, 2 * e.seq + number), "at": utc_text(e.at), "timestamp": utc_text(e.at),
                 "execution_id": str(wire_id("execution", self.seed, e.seq)), "order": self.view(life, status), **more}
 
-# %% ../../nbs/trading/81_venuebooks.ipynb #14
+# %% ../../nbs/trading/81_venuebooks.ipynb #15
 class VenueBooks:
     """What the venue's calls work on: the floor, and its events as Alpaca tells them."""
 

@@ -131,12 +131,12 @@ def history(market: Market, asked: Asked, kind: str, symbol: str = "") -> Answer
 
 # %% ../../nbs/trading/87_venuedata.ipynb #11
 def _newest(market: Market, symbol: str) -> dict[str, Any]:
-    "The newest of each kind; the quote from the books, which a restart leaves."
+    "The newest of each kind; the quote is the books' own, with what is left of its sizes."
     days, minutes, trades = _days(market, symbol), market.tape.minutes[symbol], market.tape.trades[symbol]
     today = bool(days) and days[-1].start == _midnight(market.books.today())
-    known = {"quote": market.tape.quotes[symbol][-1] if market.tape.quotes[symbol] else market.books.floor.last_quote(symbol),
-             "trade": trades[-1] if trades else None, "minute": minutes[-1] if minutes else None,
-             "day": days[-1] if today else None, "day before": days[-2 if today else -1] if len(days) > today else None}
+    known = {"quote": market.books.floor.last_quote(symbol), "trade": trades[-1] if trades else None,
+             "minute": minutes[-1] if minutes else None, "day": days[-1] if today else None,
+             "day before": days[-2 if today else -1] if len(days) > today else None}
     return {name: letters(thing) for name, thing in known.items() if thing is not None}
 
 

@@ -168,8 +168,8 @@ class Tape:
             self.minutes[symbol][-1].trades += 1
 
 # %% ../../nbs/trading/84_venuemarket.ipynb #16
-class Market:
-    """Moves the floor: opens and closes its sessions, and quotes."""
+class _Quoting:
+    """Quotes for the floor, one at a time or a step of a session."""
 
     def __init__(self, books: VenueBooks, history: History | None, calendar: Callable[[], TradingCalendar] = get_calendar) -> None:
         self.books, self.history, self.tape, self._calendar = books, history, Tape(), calendar
@@ -192,6 +192,25 @@ class Market:
                 self.tape.trade(symbol, e.at, e.price, e.quantity)
         self.books.refresh()
 
+    def _play(self, session: date, step: int) -> None:
+        "Quote every symbol at a step of the session."
+        assert self.history is not None
+        bars, seed = self.history.of(session), self.books.seed
+        if self._step is None or self._step[0] != session:
+            self._paths = {s: day_path(b, self.books.instruments.get(s).tick, f"{seed}:{s}:{session}")
+                           for s, b in bars.items() if s in self.books.instruments}
+        self._step = (session, step)
+        for symbol, path in self._paths.items():
+            instrument = self.books.instruments.get(symbol)
+            drawn = f"{seed}:{symbol}:{session}:{step}"
+            q = quote_around(bars[symbol], path[step], instrument.tick, instrument.lot, self.books.clock.now(), drawn)
+            self.quote(symbol, q.bid, q.ask, q.bid_size, q.ask_size)
+            self.tape.trade(symbol, q.at, path[step], (bars[symbol].volume / STEPS).to_integral_value(ROUND_FLOOR))
+
+# %% ../../nbs/trading/84_venuemarket.ipynb #17
+class Market(_Quoting):
+    """Moves the floor: opens and closes its sessions, and quotes."""
+
     def tick(self) -> None:
         """Bring the floor to where the market is now; nothing without a history."""
         if self.history is None:
@@ -213,21 +232,6 @@ class Market:
             if self._step != (session, step):
                 self._play(session, step)
         self.books.refresh()
-
-    def _play(self, session: date, step: int) -> None:
-        "Quote every symbol at a step of the session."
-        assert self.history is not None
-        bars, seed = self.history.of(session), self.books.seed
-        if self._step is None or self._step[0] != session:
-            self._paths = {s: day_path(b, self.books.instruments.get(s).tick, f"{seed}:{s}:{session}")
-                           for s, b in bars.items() if s in self.books.instruments}
-        self._step = (session, step)
-        for symbol, path in self._paths.items():
-            instrument = self.books.instruments.get(symbol)
-            drawn = f"{seed}:{symbol}:{session}:{step}"
-            q = quote_around(bars[symbol], path[step], instrument.tick, instrument.lot, self.books.clock.now(), drawn)
-            self.quote(symbol, q.bid, q.ask, q.bid_size, q.ask_size)
-            self.tape.trade(symbol, q.at, path[step], (bars[symbol].volume / STEPS).to_integral_value(ROUND_FLOOR))
 
     def due(self, after: datetime, until: datetime) -> Iterator[datetime]:
         """The moments after `after`, up to `until`, at which the market moves."""
