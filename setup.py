@@ -14,7 +14,7 @@ SETTINGS = CONFIG["DEFAULT"]
 # Notebooks that run as they are (the library's own notebooks are exported, not shipped).
 SHIPPED = ("procedures", "playbooks", "reports", "dashboards/pages", "research")
 # What is installed only for a purpose; core.extras says what each is good for, and names it where it is missing.
-PURPOSES = ("lab", "dashboard", "notify", "telemetry", "keyring", "portfolio", "alpaca", "venue", "docs")
+PURPOSES = ("lab", "dashboard", "notify", "telemetry", "keyring", "portfolio", "garch", "alpaca", "venue", "docs")
 # Each room that owns tables names its journal projection here; the journal finds it without importing upwards.
 PROJECTIONS = {
     "approval": "gpt_trader.core.approval:PROJECTION",
@@ -23,6 +23,7 @@ PROJECTIONS = {
     "brokers": "gpt_trader.trading.active:PROJECTION",
     "orders": "gpt_trader.trading.orders:PROJECTION",
     "sessions": "gpt_trader.live.session:PROJECTION",
+    "parameters": "gpt_trader.live.riskparameters:PROJECTION",
     "alerts": "gpt_trader.monitoring.alerts:PROJECTION",
     "silences": "gpt_trader.monitoring.silences:PROJECTION",
     "backups": "gpt_trader.ops.backup:PROJECTION",

@@ -99,7 +99,10 @@ def stand_in(ws, name, figures, parameter="", seconds=0.0):
 @pytest.mark.slow
 def test_killed_in_the_middle_the_playbook_still_ends_once_and_the_report_tells_it(ws):
     stand_in(ws, "calculate_risk_metrics", {"limits": {"max_var": {"value": 60000.0, "allowed": 50000, "status": "warning"}}}, seconds=8)
-    stand_in(ws, "list_positions", {"positions": [{"symbol": "AAPL", "share_of_var": 0.8}]}, 'sort_by: str = "risk"  # order')
+    stand_in(ws, "list_positions", {"positions": [{"symbol": "AAPL", "share_of_var": 0.4}]}, 'sort_by: str = "risk"  # order')
+    stand_in(ws, "check_correlations", {})
+    stand_in(ws, "run_stress_test", {}, 'scenario: str = "current"  # which')
+    stand_in(ws, "reduce_positions", {}, "execute: bool = False  # really")
     [fired] = fire(ws)
     program = ("from gpt_trader.core.workspace import Workspace; from gpt_trader.runbook.responder import respond; "
                f"respond(Workspace.open({str(ws.root)!r}))")
@@ -119,7 +122,8 @@ def test_killed_in_the_middle_the_playbook_still_ends_once_and_the_report_tells_
     assert len(ends) == 1 and respond(ws) == [], "what was done is not done again"
     facts = json.loads((ws.root / incident.report_folder / "outcome.json").read_text())
     assert facts["outcome"]["figures"]["incident"] == f"INC-{fired.seq:06d}"
-    assert {d["procedure"] for d in facts["outcome"]["figures"]["diagnosis"]} == {"calculate_risk_metrics", "list_positions"}
+    assert {d["procedure"] for d in facts["outcome"]["figures"]["diagnosis"]} == {
+        "calculate_risk_metrics", "list_positions", "check_correlations", "run_stress_test", "reduce_positions"}
     page = (ws.root / incident.report_folder / "report.html").read_text()
     assert "Portfolio VaR exceeds limit" in page and "reduce position sizes" in page
     links = [part.split('"')[0] for part in page.split('href="../../')[1:]]

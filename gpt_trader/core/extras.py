@@ -21,6 +21,7 @@ PURPOSES = {
     "alpaca": "trading through Alpaca",
     "dashboard": "the dashboards in the browser",
     "docs": "building the documentation",
+    "garch": "GARCH volatilities",
     "keyring": "secrets in the system's keyring",
     "lab": "JupyterLab on the workspace and the research notebooks",
     "notify": "sending notifications by e-mail, chat and telephone",

@@ -6,8 +6,8 @@
 __all__ = ['Severity', 'Threshold', 'Duration', 'Weekday', 'Desk', 'Data', 'Strategy', 'Logging', 'Metrics', 'DashboardSettings',
            'Backup', 'Approvals', 'Channel', 'Notify', 'Reports', 'EngineSettings', 'AppSettings', 'WalkForward',
            'LightGBM', 'Label', 'Bands', 'Head', 'Drift', 'ModelSettings', 'Measures', 'Sizing', 'Limits',
-           'StressWindow', 'Shock', 'Stress', 'Correlations', 'RiskSettings', 'SeverityLevel', 'KeyMetric', 'Rule',
-           'Contact', 'Rotation', 'OnCall', 'AlertSettings']
+           'StressWindow', 'Shock', 'Stress', 'Correlations', 'Resolution', 'RiskSettings', 'SeverityLevel',
+           'KeyMetric', 'Rule', 'Contact', 'Rotation', 'OnCall', 'AlertSettings']
 
 # %% ../../nbs/core/09_settings.ipynb #2
 import re
@@ -361,6 +361,17 @@ class Correlations(Settings):
         return self
 
 
+class Resolution(Settings):
+    """How far the procedures that answer a breached limit go, and by which rules the playbook chooses among them."""
+
+    aim: Annotated[float, Field(gt=0, le=1), LOWER]  # share of a limit that a cut leaves in use
+    dominant_share: Annotated[float, Field(gt=0, lt=1), LOWER]  # share of VaR from which one position is the matter, not the book
+    participation: Annotated[float, Field(gt=0, le=1)] | None  # of a session's mean volume, what is sold of a symbol at once; null: all
+    max_turnover: Positive  # of equity, in one adjustment of position sizes
+    hedge_instruments: tuple[Symbol, ...]  # what may be held as a hedge, the preferred one first
+    hedge_effectiveness: Annotated[float, Field(gt=0, lt=1), HIGHER]  # share of the book's variance that a hedge takes away, at least
+
+
 class RiskSettings(Settings):
     """risk.yaml."""
 
@@ -369,6 +380,7 @@ class RiskSettings(Settings):
     limits: Limits
     stress: Stress
     correlations: Correlations
+    resolution: Resolution
     critical_multiple: Annotated[float, Field(gt=1), LOWER]
 
 # %% ../../nbs/core/09_settings.ipynb #17

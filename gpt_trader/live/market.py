@@ -110,9 +110,13 @@ class Market(History):
             raise DataError(f"there are no bars of {session}", mend="ingest them, or choose a session that has data")
         return at
 
+    def _open(self, session: date) -> int:
+        "How many sessions lie before this one, which may be the one ahead of all bars."
+        return len(self.adj_close) if pd.Timestamp(session) > self.adj_close.index[-1] else self.position(session)
+
     def before(self, session: date) -> pd.DataFrame:
-        """Adjusted closes of all sessions before this one."""
-        return self.adj_close.iloc[:self.position(session)]
+        """Adjusted closes of all sessions before this one; it may lie ahead of the newest bars."""
+        return self.adj_close.iloc[:self._open(session)]
 
     def through(self, session: date) -> pd.DataFrame:
         """Adjusted closes up to this session's own."""
@@ -129,12 +133,12 @@ class Market(History):
 
     def reference_prices(self, session: date) -> dict[str, Decimal]:
         """Raw prices to size and check orders on before the open: the last closes, in this morning's shares."""
-        at, splits = self.position(session), self.splits(session)
+        at, splits = self._open(session), self.splits(session)
         row = self.close.iloc[at - 1].dropna() if at else pd.Series(dtype=float)
         return {str(symbol): Decimal(str(price)) / splits.get(str(symbol), Decimal(1)) for symbol, price in row.items()}
 
     def reference_volumes(self, session: date) -> dict[str, float]:
         """Mean volume before the session, in this morning's shares."""
-        at, splits = self.position(session), self.splits(session)
+        at, splits = self._open(session), self.splits(session)
         row = self.mean_volume.iloc[at - 1].dropna() if at else pd.Series(dtype=float)
         return {str(symbol): float(volume) * float(splits.get(str(symbol), 1)) for symbol, volume in row.items()}
