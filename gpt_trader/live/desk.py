@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..core.clock import parse_utc
 from ..core.journal import Journal
 from ..core.metrics import record_metrics
 from ..core.outcome import DataError, Status
@@ -23,8 +24,9 @@ from .forecast import Forecaster
 from .market import Market
 from .session import Plan, equity_curve, last_session, move_clock, session_moments
 from .strategy import Strategy, View, plan_orders
-from ..risk.limits import Book, Limits, Refusal, check_order, limits_from
+from ..risk.limits import Book, Limits, Refusal, likeness, limits_from
 from ..risk.measures import RiskReport, risk_report, scenario_returns, tail_risk
+from ..risk.pretrade import PreTrade
 from ..trading.broker import Bar, OrderRequest, SimulatedBroker, decimal_text
 from ..trading.execution import Executor, OrderContext
 from ..trading.positions import Book as Holdings
@@ -74,10 +76,19 @@ def limits_book(context: OrderContext, market: Market, last: Mapping[str, Any] |
     last: the newest closed session's row; returns: the scenarios for VaR.
     """
     lost, fall = (Decimal(last["pnl"]), float(last["drawdown"] or 0.0)) if last else (Decimal(0), 0.0)
+    recent = [(parse_utc(row["created_at"]), likeness(OrderRequest.from_json(row))) for row in context.recent]
     return Book(equity=context.equity, quantities=context.positions, prices=context.marks, cash=context.cash,
                 mean_volume=market.reference_volumes(context.session), returns=returns,
                 working_buys=_working(context.working, "buy"), working_sells=_working(context.working, "sell"),
-                session_pnl=lost, drawdown=fall, orders_sent=context.orders_in_session, orders_open=len(context.working))
+                session_pnl=lost, drawdown=fall, orders_sent=context.orders_in_session, orders_open=len(context.working),
+                now=context.now, session=context.session, recent=recent)
+
+
+def _check(desk: "Desk", order: OrderRequest, context: OrderContext) -> list[Refusal]:
+    "What the limits have against the order. The desk's chain is kept and follows the book."
+    shown = limits_book(context, desk.market, last_session(desk.base.journal.store), desk.scenarios(context.session))
+    desk.chain = (desk.chain or PreTrade(shown, desk.limits, desk.base.instruments)).follow(shown)
+    return desk.chain.check(order)
 
 # %% ../../nbs/live/24_desk.ipynb #9
 @dataclass(frozen=True)
@@ -105,16 +116,14 @@ class Desk:
     feed: Feed | None = None  # None: the market's bars, played back on the clock of `base`
     executor: Executor = field(init=False)
     _scenarios: dict[date, "pd.DataFrame"] = field(init=False, repr=False, default_factory=dict)
+    chain: PreTrade | None = field(init=False, repr=False, default=None)  # the checks over the book, brought up to it at each order
 
     def __post_init__(self) -> None:
-        def check(order: OrderRequest, context: OrderContext) -> list[Refusal]:
-            shown = limits_book(context, self.market, last_session(self.base.journal.store), self.scenarios(context.session))
-            return check_order(order, shown, self.limits, self.base.instruments)
-
         self.feed = self.feed or ReplayFeed(self.market.bars, self.base.calendar, self.base.clock)
         in_memory = self.base.journal.store.path == ":memory:"
         where: Any = self.base.journal if in_memory else self.base
-        self.executor = Executor(where, self.broker, [check], permit=self.permit)
+        self.executor = Executor(where, self.broker, [partial(_check, self)], permit=self.permit,
+                                 exits_under_halt=self.base.config.risk.limits.exits_under_halt)
 
     @cached_property
     def limits(self) -> Limits:
