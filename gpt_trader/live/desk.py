@@ -22,10 +22,11 @@ from ..core.store import Store
 from ..dataflow.feed import Feed, ReplayFeed
 from .forecast import Forecaster
 from .market import Market
-from .session import Plan, equity_curve, last_session, move_clock, session_moments
+from .peak import peak_and_level, since_reset
+from .session import Plan, last_session, move_clock, session_moments
 from .strategy import Strategy, View, plan_orders
 from ..risk.limits import Book, Limits, Refusal, likeness, limits_from
-from ..risk.measures import RiskReport, risk_report, scenario_returns, tail_risk
+from ..risk.measures import RiskReport, risk_report, tail_risk
 from ..risk.pretrade import PreTrade
 from ..trading.broker import Bar, OrderRequest, SimulatedBroker, decimal_text
 from ..trading.execution import Executor, OrderContext
@@ -84,9 +85,16 @@ def limits_book(context: OrderContext, market: Market, last: Mapping[str, Any] |
                 now=context.now, session=context.session, recent=recent)
 
 
+def _bars(frame: "pd.DataFrame") -> list[Bar]:
+    "A session's bars as the broker takes them."
+    columns = ("symbol", "open", "high", "low", "close", "volume")
+    return [Bar.of(dict(zip(columns, row, strict=True))) for row in zip(*(frame[name].tolist() for name in columns), strict=True)]
+
+
 def _check(desk: "Desk", order: OrderRequest, context: OrderContext) -> list[Refusal]:
     "What the limits have against the order. The desk's chain is kept and follows the book."
-    shown = limits_book(context, desk.market, last_session(desk.base.journal.store), desk.scenarios(context.session))
+    store = desk.base.journal.store
+    shown = limits_book(context, desk.market, since_reset(store, last_session(store)), desk.scenarios(context.session))
     desk.chain = (desk.chain or PreTrade(shown, desk.limits, desk.base.instruments)).follow(shown)
     return desk.chain.check(order)
 
@@ -115,13 +123,12 @@ class Desk:
     permit: Callable[[], Any] | None = None
     feed: Feed | None = None  # None: the market's bars, played back on the clock of `base`
     executor: Executor = field(init=False)
-    _scenarios: dict[date, "pd.DataFrame"] = field(init=False, repr=False, default_factory=dict)
-    chain: PreTrade | None = field(init=False, repr=False, default=None)  # the checks over the book, brought up to it at each order
+    _bars: tuple[date, list[Bar]] | None = field(init=False, repr=False, default=None)
+    chain: PreTrade | None = field(init=False, repr=False, default=None)  # the checks, brought up to the book at each order
 
     def __post_init__(self) -> None:
         self.feed = self.feed or ReplayFeed(self.market.bars, self.base.calendar, self.base.clock)
-        in_memory = self.base.journal.store.path == ":memory:"
-        where: Any = self.base.journal if in_memory else self.base
+        where: Any = self.base.journal if self.base.journal.store.path == ":memory:" else self.base
         self.executor = Executor(where, self.broker, [partial(_check, self)], permit=self.permit,
                                  exits_under_halt=self.base.config.risk.limits.exits_under_halt)
 
@@ -132,14 +139,14 @@ class Desk:
 
     def session_bars(self, session: date) -> list[Bar]:
         """The session's bars as the feed gives them, which is not before its close."""
-        assert self.feed is not None
-        return [Bar.of(row) for row in self.feed.bar(session).to_dict("records")]
+        if self._bars is None or self._bars[0] != session:
+            assert self.feed is not None
+            self._bars = session, _bars(self.feed.bar(session))
+        return self._bars[1]
 
     def scenarios(self, session: date) -> "pd.DataFrame":
-        """The returns that the desk's VaR is simulated with before the open, worked out once a session."""
-        if session not in self._scenarios:
-            self._scenarios = {session: scenario_returns(self.market.before(session), self.limits.horizon, self.limits.window)}
-        return self._scenarios[session]
+        """The returns that the desk's VaR is simulated with before the open."""
+        return self.market.scenarios(session, self.limits.horizon, self.limits.window)
 
     def run_session(self, session: date) -> SessionResult | None:
         """Live through a session, or finish one that another process began; None for one that is closed already.
@@ -233,14 +240,11 @@ def order_counts(store: Store, session: date) -> dict[str, int]:
 
 def measure_book(base: Base, market: Market, session: date, holdings: Holdings, limits: Limits) -> RiskReport:
     """The risk of the holdings, marked at the session's close; equity in USD. The drawdown counts the close itself."""
-    curve = equity_curve(base.journal.store)
-    first = base.journal.store.rows("SELECT deposits FROM sessions WHERE closed_at IS NOT NULL ORDER BY session LIMIT 1")
-    start = Decimal(first[0]["deposits"]) if first else holdings.deposits
-    equity = (holdings.equity or Decimal(0))
-    level = float(equity - holdings.deposits + start)
+    peak, level = peak_and_level(base.journal.store, holdings)
     values = {h.symbol: float(h.value or 0) for h in holdings.holdings if h.quantity}
-    return risk_report(values, market.through(session), equity=float(equity), confidence=limits.confidence, horizon=limits.horizon,
-                       window=limits.window, equity_curve=[float(start), *curve.tolist(), level])
+    return risk_report(values, market.adj_close, equity=float(holdings.equity or 0), confidence=limits.confidence, horizon=limits.horizon,
+                       window=limits.window, equity_curve=[float(peak), float(level)],
+                       returns=market.scenarios(session, limits.horizon, limits.window, included=True))
 
 
 def take_stock(desk: Desk, plan: Plan, resumed: bool) -> SessionResult:
@@ -259,6 +263,7 @@ def take_stock(desk: Desk, plan: Plan, resumed: bool) -> SessionResult:
     figures = {name: decimal_text(value) for name, value in figures.items()}
     figures |= {name: None if value is None else f"{value:.2f}" for name, value in (("var", risk.var), ("es", risk.es))}
     figures |= {"volatility": risk.volatility, "drawdown": risk.drawdown, **order_counts(store, session)}
+    figures["peak"] = decimal_text(peak_and_level(store, now)[0])
     desk.forecaster.settle(base, market, session)
     record_metrics(base, session_metrics(desk, session, figures, risk))  # type: ignore[arg-type]
     positions = {symbol: decimal_text(quantity) for symbol, quantity in now.positions.items()}

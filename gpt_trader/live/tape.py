@@ -89,7 +89,7 @@ def _tape(market: Market, instruments: Any) -> Tape:
     "What `Tape.of` does."
     opens = market.bars.pivot(index="session", columns="symbol", values="open").sort_index()
     symbols = tuple(str(symbol) for symbol in opens.columns)
-    for unit in (10_000, 1_000_000):
+    for unit in (100, 10_000, 1_000_000):
         both = _whole(opens, unit), _whole(market.close[list(symbols)], unit)
         if both[0] is not None and both[1] is not None:
             break

@@ -110,8 +110,9 @@ def _statistics(result: VectorBacktest) -> dict[str, float]:
     total = equity[-1] / start - 1.0
     spread = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     value = abs(result.tape.cents(result.shares, result.tape.closes)).sum(axis=1) / 100
+    yearly = TRADING_DAYS**0.5
     return {"total_return": float(total), "annual_return": float((1.0 + total) ** (1.0 / years) - 1.0) if total > -1 else -1.0,
-            "annual_volatility": spread * TRADING_DAYS**0.5, "sharpe": float(returns.mean()) / spread * TRADING_DAYS**0.5 if spread else 0.0,
+            "annual_volatility": spread * yearly, "sharpe": float(returns.mean()) / spread * yearly if spread else 0.0,
             "max_drawdown": max_drawdown([start, *equity]), "annual_turnover": float(abs(result.paid).sum() / 100 / equity.mean() / years),
             "mean_exposure": float((value / equity).mean()), "orders": float(np.count_nonzero(result.traded)),
             "fees_usd": float(result.fees.sum() / 100), "income_usd": float(result.income.sum() / 100),
@@ -182,7 +183,7 @@ def _lots_for(tape: Tape, row: int, weights: np.ndarray, equity: int, prices: np
     exact = weights * (equity / 100) / safe / tape.lots
     whole = np.floor(exact)
     for column in np.nonzero((abs(exact - np.rint(exact)) < 1e-6) & (prices > 0) & (weights != 0))[0]:
-        ratio = ratios.get(column, Fraction(1))
+        ratio = ratios.get(int(column), Fraction(1))
         price = Decimal(int(tape.closes[row - 1, column])) / tape.unit / (Decimal(ratio.numerator) / ratio.denominator)
         lots = Decimal(repr(float(weights[column]))) * (Decimal(equity) / 100) / price / int(tape.lots[column])
         whole[column] = float(lots.to_integral_value(ROUND_FLOOR))
@@ -237,7 +238,8 @@ def _aligned(tape: Tape, table: Any, what: str) -> np.ndarray:
         import pandas as pd
 
         if strange := sorted({str(c) for c in table.columns} - set(tape.symbols)):
-            raise UsageError(f"{what} name {', '.join(strange)}, which the tape does not have", mend=f"choose among {', '.join(tape.symbols)}")
+            raise UsageError(f"{what} name {', '.join(strange)}, which the tape does not have",
+                             mend=f"choose among {', '.join(tape.symbols)}")
         table = table.reindex(index=pd.DatetimeIndex(tape.sessions), columns=list(tape.symbols))
     values = np.asarray(table, dtype=float)
     if values.shape != tape.closes.shape:
