@@ -17,7 +17,7 @@ from .vector import VectorBacktest, account, after_split, dividend_cents, fill_p
 
 # %% ../../nbs/live/33_events.ipynb #4
 class Morning:
-    """Before the open of a session: what is held, and what the sessions before have shown."""
+    """Before the open of a session: what is held, and what the sessions before have shown. cash: cents to begin with."""
 
     def __init__(self, tape: Tape, cash: int) -> None:
         self.tape, self.row, self.cents = tape, 0, cash

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/live/22_peak.ipynb #4
 def since_reset(store: Store, last: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The newest closed session's row as the limits count it: without its drawdown where the peak was set anew since."""
+    """`last`, the newest closed session's row, as the limits count it: without its drawdown where the peak was set anew since."""
     resets = store.rows("SELECT seq FROM peaks ORDER BY seq DESC LIMIT 1")
     if last is not None and resets and resets[0]["seq"] > last["closed_seq"]:
         return {**last, "drawdown": 0.0}
@@ -31,7 +31,7 @@ def since_reset(store: Store, last: Mapping[str, Any] | None) -> Mapping[str, An
 
 
 def level_of(store: Store, last: Mapping[str, Any]) -> Decimal:
-    """The equity of a closed session, USD, what was paid in after the first taken out."""
+    """The equity of a closed session (`last` is its row), USD, what was paid in after the first taken out."""
     first = store.rows("SELECT deposits FROM sessions WHERE closed_at IS NOT NULL ORDER BY session LIMIT 1")[0]
     return Decimal(last["equity"]) - Decimal(last["deposits"]) + Decimal(first["deposits"])
 

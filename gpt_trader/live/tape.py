@@ -19,7 +19,7 @@ from .market import Market
 
 # %% ../../nbs/live/31_tape.ipynb #4
 def half_even(numerator: Any, denominator: int) -> Any:
-    """The quotient of integers (arrays or numbers), rounded, halves to the even neighbour; denominator positive."""
+    """numerator / denominator of integers (arrays or numbers), rounded, halves to the even neighbour; denominator positive."""
     if denominator == 1:
         return numerator
     down = numerator // denominator
@@ -28,7 +28,7 @@ def half_even(numerator: Any, denominator: int) -> Any:
 
 
 def up(numerator: Any, denominator: int) -> Any:
-    """The quotient of integers, rounded up."""
+    """numerator / denominator of integers (arrays or numbers), rounded up; denominator positive."""
     return -(-numerator // denominator)
 
 # %% ../../nbs/live/31_tape.ipynb #7

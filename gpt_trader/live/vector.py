@@ -120,14 +120,16 @@ def _statistics(result: VectorBacktest) -> dict[str, float]:
 
 # %% ../../nbs/live/32_vector.ipynb #8
 def fill_prices(tape: Tape, traded: Any, rows: Any, columns: Any) -> Any:
-    """The open in whole ticks, up for a buy and down for a sale; at least a tick."""
+    """The open in whole ticks, up for a buy and down for a sale; at least a tick. traded: shares, signed, at these rows and columns of the
+    tape.
+    """
     price, tick = tape.opens[rows, columns], tape.ticks[columns]
     rest = price % tick
     return np.maximum(price - rest + (rest > 0) * (traded > 0) * tick, tick)
 
 
 def after_split(tape: Tape, action: Action, held: int) -> tuple[int, int]:
-    """Shares after a split, and the cents paid in lieu of a fraction at the last close."""
+    """Shares after a split of `held` ones, and the cents paid in lieu of a fraction at the last close."""
     ratio, lot, last = action.ratio or Fraction(1), int(tape.lots[action.column]), int(tape.closes[max(action.row - 1, 0), action.column])
     exact = held * ratio
     whole = int(exact / lot) * lot
@@ -136,7 +138,7 @@ def after_split(tape: Tape, action: Action, held: int) -> tuple[int, int]:
 
 
 def dividend_cents(action: Action, held: Any) -> Any:
-    """What the shares are paid, cents, half to even."""
+    """What `held` shares are paid, cents, half to even."""
     amount = (action.amount or Fraction(0)) * 100
     return half_even(held * amount.numerator, amount.denominator)
 
@@ -155,7 +157,9 @@ def _kept(tape: Tape, wanted: np.ndarray, given: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/live/32_vector.ipynb #9
 def account(tape: Tape, wanted: np.ndarray, given: np.ndarray, deposit: int, costs: Costs) -> VectorBacktest:
-    """Book every session. wanted: shares after the open, sessions x symbols; given: where that is a wish and not to be passed over."""
+    """Book every session. wanted: shares after the open, sessions x symbols; given: where that is a wish and not to be passed over;
+    deposit: cents.
+    """
     given = given & (tape.opens > 0)
     held = wanted if given.all() else _kept(tape, wanted, given)
     before = np.zeros_like(held)

@@ -224,8 +224,10 @@ class Executor(Placer):
 
     def replace(self, client_order_id: str, order: OrderRequest, *, session: date, marks: Mapping[str, Any] | None = None,
                 meta: Mapping[str, Any] | None = None) -> Placement:
-        """Put `order` in the place of a working one: checked, journalled and sent as in `place`. The old order is done when the broker says
-        so; until then either may be filled. UsageError for an id that we do not know, or of an order that is done."""
+        """Put `order` in the place of a working one: checked, journalled and sent as in `place`, with its marks and meta. The old order is
+        done when the broker says so; until then either may be filled. UsageError for an id that we do not know, or of an order that is
+        done.
+        """
         old = self.placement(client_order_id)
         if self.order_row(order.client_order_id) is None and old.status in TERMINAL:
             raise UsageError(f"order {client_order_id} is {old.status} and cannot be replaced", mend="Place a new order")
