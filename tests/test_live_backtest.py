@@ -1,4 +1,5 @@
 """The backtests against each other: where their assumptions coincide, the desk's and the vectorised one agree to the cent."""
+import shutil
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal as D
@@ -6,9 +7,11 @@ from decimal import Decimal as D
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt_trader.core.approval import DryRun
 from gpt_trader.core.clock import SimulatedClock, parse_utc
 from gpt_trader.core.instruments import load_instruments
 from gpt_trader.core.outcome import UsageError
@@ -16,8 +19,11 @@ from gpt_trader.core.workspace import Workspace
 from gpt_trader.dataflow.ingestion import ingest
 from gpt_trader.dataflow.providers import EmbeddedProvider
 from gpt_trader.live.backtest import backtest
+from gpt_trader.live.events import event_backtest
 from gpt_trader.live.forecast import NaiveForecaster
 from gpt_trader.live.market import Market
+from gpt_trader.live.peak import reset_peak, since_reset
+from gpt_trader.live.session import highest_level, last_session
 from gpt_trader.live.strategy import Targets
 from gpt_trader.live.tape import Costs, Tape, half_even, up
 from gpt_trader.live.vector import vector_backtest
@@ -36,14 +42,37 @@ strategy: {rebalance_band: 0.01}
 
 
 @pytest.fixture(scope="module")
-def ws(tmp_path_factory):
+def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("backtest") / "desk"
     with Workspace.create(root, SimulatedClock(parse_utc("2013-03-05T00:00:00Z"))) as made:
         ingest(made, EmbeddedProvider(), SYMBOLS)
     (root / "config" / "risk.yaml").write_text(LOOSE)
     (root / "config" / "config.yaml").write_text(NO_SLIPPAGE)
+    return root
+
+
+@pytest.fixture(scope="module")
+def ws(root):
     with Workspace.open(root) as ws:
         yield ws
+
+
+@pytest.fixture
+def stricter(root, tmp_path):
+    """The same desk with other limits, given as a mapping that is merged into the loose ones."""
+    opened = []
+
+    def make(**limits) -> Workspace:
+        copy = shutil.copytree(root, tmp_path / f"desk{len(opened)}")
+        told = yaml.safe_load(LOOSE)
+        told["limits"] |= limits
+        (copy / "config" / "risk.yaml").write_text(yaml.safe_dump(told))
+        opened.append(Workspace.open(copy))
+        return opened[-1]
+
+    yield make
+    for ws in opened:
+        ws.close()
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +218,82 @@ def test_the_account_is_never_lent_money(market):
     weights = pd.DataFrame(0.4, index=pd.DatetimeIndex(tape.sessions), columns=SYMBOLS)
     with pytest.raises(UsageError, match="overdrawn"):
         vector_backtest(tape, weights=weights)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), start=st.integers(0, 3_200), length=st.integers(2, 60))
+def test_what_is_decided_morning_by_morning_is_booked_as_the_ledger_books_it(market, seed, start, length):
+    rng, whole = np.random.default_rng(seed), Tape.of(market, load_instruments(None))
+    splits = [a.row for a in whole.actions if a.ratio]
+    start = max(splits[seed % 3] - start % 50, 0) if seed % 2 else min(start, len(whole.sessions) - 2)
+    tape = whole.between(whole.sessions[start], whole.sessions[min(start + length, len(whole.sessions) - 1)])
+    costs, wanted, equity = Costs(D("0.0035"), D("0.35"), D("0.0000278")), np.full(tape.closes.shape, np.nan), []
+
+    def decide(morning):
+        equity.append(morning.equity)
+        orders = {symbol: int(n) for symbol, n in zip(tape.symbols, rng.integers(-60, 100, 4), strict=True) if rng.random() < 0.3}
+        for symbol, change in orders.items():
+            wanted[morning.row, morning.column(symbol)] = morning.shares(symbol) + change
+        return orders
+
+    found = event_backtest(tape, decide, deposit=10_000_000, costs=costs)
+    expected = slowly(tape, wanted, costs, 10_000_000)
+    assert [D(int(c)) / 100 for c in found.equity_cents] == expected
+    quiet = [row for row in range(1, len(equity)) if row not in {a.row for a in tape.actions}]
+    assert all(equity[row] == pytest.approx(float(expected[row - 1]), abs=0.03) for row in quiet), "the morning knows the evening before"
+
+
+# ---------------------------------------------------------------- limits and the way back
+CRASH = date(2008, 8, 1), date(2009, 2, 27)
+
+
+def test_a_restricted_symbol_is_not_traded_by_the_desk(stricter, market):
+    days = [day for day in market.sessions() if FIRST <= day <= LAST][:12]
+    ws = stricter(restricted_symbols=["AAPL"], closing_only_symbols=["IBM"])
+    found = backtest(ws, days, market=market, strategy=Table(wandering(days, 11)), forecaster=NaiveForecaster(0.6))
+    refused = found.orders[found.orders["status"] == "refused"]
+    assert set(refused["symbol"]) == {"AAPL", "IBM"} and not set(found.fills["symbol"]) & {"AAPL", "IBM"} and len(found.fills)
+    assert refused["reason"].str.contains("is restricted: no order may be sent in it|may only be reduced").all()
+
+
+def test_a_desk_that_fell_too_far_stays_flat_unless_a_rule_lets_it_begin_again(stricter, market):
+    days = [day for day in market.sessions() if CRASH[0] <= day <= CRASH[1]]
+    weights = wandering(days, 5)
+
+    def run(**limits):
+        ws = stricter(max_drawdown=0.05, **limits)
+        return backtest(ws, days, market=market, strategy=Table(weights), forecaster=NaiveForecaster(0.6))
+
+    def buys(result):
+        return result.fills.loc[result.fills["side"] == "buy", "session"]
+
+    stopped, resumed = run(), run(drawdown_reset_sessions=10)
+    evening = stopped.sessions.set_index("session")["drawdown"].shift(1).fillna(0.0)
+    assert (evening[buys(stopped)] <= 0.05).all(), "as safe as before: who says nothing stays stopped"
+    assert evening.iloc[-60:].min() > 0.05 and not buys(stopped).isin(evening.index[-60:]).any()
+    falls = resumed.sessions.set_index("session")["drawdown"]
+    lower = resumed.sessions["peak"].astype(float).diff() < 0
+    first = int(lower.to_numpy().argmax())
+    assert first >= 10 and (falls.iloc[first - 10:first] > 0.05).all() and falls.iloc[first - 11] <= 0.05, "after ten sessions beyond it"
+    assert buys(resumed).isin(falls.index[first:]).any()
+    pd.testing.assert_frame_equal(resumed.sessions.iloc[:first], stopped.sessions.iloc[:first])
+
+
+def test_a_new_peak_is_an_approved_act_and_on_record(stricter, market):
+    ws = stricter()
+    ws.journal.append("session.planned", {"strategy": "s", "forecast": "f", "equity": "1000", "orders": []}, session="2013-01-03")
+    figures = dict.fromkeys(("cash", "pnl", "fees", "dividends", "gross_exposure", "net_exposure"), "0")
+    figures |= {"equity": "880", "deposits": "1000"}
+    figures |= dict.fromkeys(("orders", "filled", "partly_filled", "unfilled", "failed", "refused", "fills"), 0)
+    figures |= {"var": None, "es": None, "volatility": None, "drawdown": 0.12}
+    ws.journal.append("session.closed", figures, session="2013-01-03")
+    head = ws.journal.head()
+    assert highest_level(ws.store) == 1000, "closed by an earlier version, which recorded no peak: worked out from the curve"
+    with pytest.raises(UsageError, match="reason"):
+        reset_peak(ws, reason=" ", execute=True, confirm=lambda plan: True)
+    assert isinstance(reset_peak(ws, reason="mended", execute=False), DryRun) and ws.journal.head() == head
+    done = reset_peak(ws, reason="mended", execute=True, confirm=lambda plan: True, actor="dana")
+    assert (done.level, done.drawdown) == (D(880), 0.12) and highest_level(ws.store) == 880
+    assert since_reset(ws.store, last_session(ws.store))["drawdown"] == 0.0
+    entry = ws.journal.last("drawdown.reset")
+    assert (entry.actor, entry.body["reason"]) == ("dana", "mended") and ws.journal.check_projections() == [] and ws.journal.verify().ok

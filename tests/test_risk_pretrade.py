@@ -14,12 +14,19 @@ from hypothesis import strategies as st
 from slow_limits import Said, check_slowly, values
 
 import gpt_trader
-from gpt_trader.core.instruments import Instrument, Instruments
+from gpt_trader.core.clock import SimulatedClock
+from gpt_trader.core.config import load_config
+from gpt_trader.core.instruments import Instrument, Instruments, load_instruments
+from gpt_trader.core.journal import Journal
+from gpt_trader.core.store import Store
 from gpt_trader.risk.booksums import BookSums, Scenarios
 from gpt_trader.risk.limits import Book, Limits, likeness
 from gpt_trader.risk.measures import exposure, tail_risk
 from gpt_trader.risk.pretrade import PreTrade, check_order
 from gpt_trader.trading.broker import OrderRequest
+from gpt_trader.trading.execution import Executor, TradingHalted
+from gpt_trader.trading.paper import PaperBroker
+from gpt_trader.trading.permit import Permit
 
 SYMBOLS = ("AA", "BB", "CC", "DD", "EE")
 INSTRUMENTS = Instruments({s: Instrument(s, s, "XNYS", "USD", D("0.01"), D(1), "XNYS") for s in SYMBOLS})
@@ -269,3 +276,56 @@ def test_every_executor_of_the_library_is_given_checks():
                 stated = len(node.args) >= 3 or any(k.arg == "checks" for k in node.keywords)
                 assert stated, f"{module}:{node.lineno}: an executor without checks"
     assert "gpt_trader.live.desk" in made
+
+
+# ---------------------------------------------------------------- exits under a halt
+class Dies(PaperBroker):
+    """A process that is killed as it sends."""
+
+    killed = True
+
+    def submit(self, order):
+        if self.killed:
+            raise KeyboardInterrupt
+        return super().submit(order)
+
+
+def halted_desk() -> tuple[Executor, Dies, list[bool]]:
+    """A desk that holds 100 shares, and whether it has a permit."""
+    clock = SimulatedClock(datetime(2013, 2, 27, 14, tzinfo=UTC))
+    settings = load_config(None).app.broker.paper.model_copy(update={"auction_participation": D(1), "day_participation": D(1)})
+    broker = Dies(":memory:", load_instruments(None), settings, clock, durable=False)
+    journal, allowed = Journal(Store(":memory:", durable=False), clock, actor="test"), [True]
+    desk = Executor(journal, broker, permit=lambda: Permit(allowed[0], "trading is halted: test"), exits_under_halt=True)
+    broker.killed = False
+    desk.place(OrderRequest("b-1", "AAPL", "buy", D(100)), session=date(2013, 2, 27))
+    broker.on_bars(date(2013, 2, 27), [{"symbol": "AAPL", "open": 448, "high": 449, "low": 440, "close": 444, "volume": 10**7}])
+    desk.pull_events()
+    clock.set(MORNING)
+    allowed[0] = False
+    return desk, broker, allowed
+
+
+def test_only_what_reduces_goes_under_a_halt_and_only_when_asked():
+    desk, broker, _ = halted_desk()
+    for order, asked in ((OrderRequest("s-1", "AAPL", "sell", D(100)), False), (OrderRequest("s-2", "AAPL", "sell", D(101)), True),
+                         (OrderRequest("b-2", "AAPL", "buy", D(1)), True), (OrderRequest("s-3", "IBM", "sell", D(1)), True)):
+        with pytest.raises(TradingHalted):
+            desk.place(order, session=DAY, under_halt=asked)
+        assert broker.order(order.client_order_id) is None and desk.order_row(order.client_order_id) is None
+    assert desk.place(OrderRequest("s-4", "AAPL", "sell", D(60)), session=DAY, under_halt=True).status == "accepted"
+    with pytest.raises(TradingHalted):
+        desk.place(OrderRequest("s-5", "AAPL", "sell", D(41)), session=DAY, under_halt=True)
+    assert desk.journal.last("order.created").body["under_halt"] == "trading is halted: test"
+
+
+def test_an_exit_that_died_under_a_halt_is_not_sent_by_itself():
+    desk, broker, allowed = halted_desk()
+    broker.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        desk.place(OrderRequest("s-1", "AAPL", "sell", D(100)), session=DAY, under_halt=True)
+    broker.killed = False
+    report = desk.reconcile(DAY)
+    assert [f.kind for f in report.findings] == ["order.unsent"] and broker.order("s-1") is None, "the halt still stands"
+    allowed[0] = True
+    assert desk.reconcile(DAY).sent_again == 1 and broker.order("s-1") is not None
