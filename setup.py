@@ -71,7 +71,8 @@ def extras() -> dict[str, list[str]]:
     """What each purpose needs; `all` of them together; and `dev`, which tests all of them."""
     purposes = {name: words(f"{name}_requirements") for name in PURPOSES}
     everything = sorted({requirement for wanted in purposes.values() for requirement in wanted})
-    return {**purposes, "all": everything, "dev": [*everything, *words("dev_requirements")]}
+    peers = {"bench": words("bench_requirements")}  # what benchmarks are measured against; no part of the product needs them
+    return {**purposes, **peers, "all": everything, "dev": [*everything, *words("dev_requirements")]}
 
 
 setup(

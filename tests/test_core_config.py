@@ -99,6 +99,17 @@ def test_a_limit_in_etc_can_only_be_tightened(
     assert f"{layers.etc}/risk.yaml:2" in str(refused.value) and f"{own}:3" in str(refused.value)
 
 
+def test_a_symbol_that_etc_restricts_stays_restricted(layers: Layers) -> None:
+    (layers.etc / "risk.yaml").write_text("limits: {restricted_symbols: [IBM], trading_hours: true}\n")
+    own = layers.workspace / "risk.yaml"
+    own.write_text("limits: {restricted_symbols: [AAPL, IBM]}\n")
+    assert layers.load().risk.limits.restricted_symbols == ("AAPL", "IBM")
+    for looser in ("restricted_symbols: [AAPL]", "restricted_symbols: []", "trading_hours: false"):
+        own.write_text(f"limits: {{{looser}}}\n")
+        with pytest.raises(ConfigError, match="can only be tightened"):
+            layers.load()
+
+
 def test_a_limit_that_etc_does_not_set_is_free(layers: Layers) -> None:
     (layers.etc / "risk.yaml").write_text("limits:\n  max_var: 40_000\n")
     (layers.workspace / "risk.yaml").write_text("limits:\n  max_drawdown: 0.2\n")

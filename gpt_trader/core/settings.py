@@ -19,7 +19,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, StringConstraints, 
 from pydantic_core import PydanticCustomError
 
 from .brokersettings import BrokerSettings
-from .fields import FIXED, HIGHER, LOWER, Count, Fraction, Named, Positive, Settings, Share, Symbol
+from .fields import FIXED, HIGHER, LOWER, MORE, Count, Fraction, Named, Positive, Settings, Share, Symbol
 from .secret import Secret
 
 # %% ../../nbs/core/09_settings.ipynb #4
@@ -302,12 +302,25 @@ class Limits(Settings):
     max_order_participation: Annotated[float, Field(gt=0, le=1), LOWER]
     max_gross_exposure: Annotated[float, Field(gt=0), LOWER]
     max_net_exposure: Annotated[float, Field(gt=0), LOWER]
+    max_largest_share: Annotated[float, Field(gt=0, le=1), LOWER]
+    max_herfindahl: Annotated[float, Field(gt=0, le=1), LOWER]
+    concentration_from: Annotated[float, Field(ge=0), LOWER]
     max_daily_loss: Annotated[float, Field(gt=0), LOWER]
     max_drawdown: Annotated[float, Field(gt=0, le=1), LOWER]
+    drawdown_reset_sessions: Annotated[Count | None, FIXED]
     price_collar: Annotated[float, Field(gt=0, le=1), LOWER]
+    stop_collar: Annotated[float, Field(gt=0, le=1), LOWER]
+    duplicate_seconds: Annotated[float, Field(ge=0, le=3600), HIGHER]
+    max_orders_per_minute: Annotated[int, Field(ge=0), LOWER]
     max_orders_per_session: Annotated[int, Field(ge=0), LOWER]
     max_open_orders: Annotated[int, Field(ge=0), LOWER]
+    trading_hours: Annotated[bool, HIGHER]
+    opening_cutoff_minutes: Annotated[float, Field(ge=0, le=60), HIGHER]
+    closing_cutoff_minutes: Annotated[float, Field(ge=0, le=60), HIGHER]
+    restricted_symbols: Annotated[tuple[Symbol, ...], MORE]
+    closing_only_symbols: Annotated[tuple[Symbol, ...], MORE]
     allow_short: Annotated[bool, LOWER]
+    exits_under_halt: Annotated[bool, LOWER]
     min_cash: Annotated[float, Field(ge=0), HIGHER]
 
 # %% ../../nbs/core/09_settings.ipynb #14

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from decimal import Decimal
+from itertools import accumulate
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def summarise(rows: list[dict[str, Any]], days: list[date], run: int, already_cl
     last = rows[-1]
     start = Decimal(rows[0]["equity"]) - Decimal(rows[0]["pnl"])
     gains = [Decimal(row["pnl"]) for row in rows]
-    curve = [float(start)] + [float(start + sum(gains[:i + 1], Decimal(0))) for i in range(len(gains))]
+    curve = [float(level) for level in accumulate([start, *gains])]
     counted = ("orders", "filled", "partly_filled", "unfilled", "failed", "refused", "fills")
     counts = {name: sum(int(row[name]) for row in rows) for name in counted}
     return ReplayReport(first=date.fromisoformat(rows[0]["session"]), last=date.fromisoformat(last["session"]), sessions=len(rows), run=run,
