@@ -15,7 +15,7 @@ from gpt_trader.live.acting import decide, survey
 from gpt_trader.live.market import Market
 from gpt_trader.live.placing import act, follow, orders_outcome, verify
 from gpt_trader.live.replay import replay
-from gpt_trader.risk.limits import check_order
+from gpt_trader.risk.pretrade import check_order
 from gpt_trader.trading.broker import BrokerTimeout, OrderRequest
 from gpt_trader.trading.permit import grant, revoke
 

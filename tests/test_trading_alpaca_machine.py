@@ -1,7 +1,6 @@
 """A desk at a venue, through Alpaca's own SDK, with a network that loses answers, a broker that refuses, and a desk that dies anywhere.
 
-Whatever happens in whatever order: no order is lost, none is doubled, none goes over a limit, and at the end books, positions and cash are the
-venue's.
+Whatever happens in whatever order: no order is lost, none is doubled, none goes over a limit, and at the end positions and cash are the venue's.
 """
 import os
 import shutil
@@ -45,7 +44,8 @@ def within_the_limit(order: OrderRequest, context: Any) -> list[Any]:
     """At most MOST shares of a symbol, in the worst case of what is working."""
     held = context.positions.get(order.symbol, D(0))
     rows = [r for r in context.working if r["symbol"] == order.symbol]
-    coming = {side: sum((D(r["quantity"]) - D(r["filled_quantity"]) for r in rows if r["side"] == side), D(0)) for side in ("buy", "sell")}
+    open_ = [(r["side"], D(r["quantity"]) - D(r["filled_quantity"])) for r in rows]
+    coming = {side: sum((left for its, left in open_ if its == side), D(0)) for side in ("buy", "sell")}
     worst = held + coming["buy"] + order.quantity if order.side == "buy" else held - coming["sell"] - order.quantity
     if -MOST <= worst <= MOST:
         return []
@@ -108,8 +108,8 @@ class Desk(RuleBasedStateMachine):
     def quote(self, symbol: str, cents: int, size: int) -> None:
         self.venue.market.quote(symbol, D(cents) / 100, D(cents + 10) / 100, bid_size=size, ask_size=size)
 
-    @rule(kind=st.sampled_from(["timeout", "reset", "error", "rate_limit"]), when=st.sampled_from(["before", "after"]), times=st.integers(1, 9),
-          path=st.sampled_from(["/v2/*", "/v2/orders*", "/v2/account/activities", "/v2/positions"]),
+    @rule(kind=st.sampled_from(["timeout", "reset", "error", "rate_limit"]), when=st.sampled_from(["before", "after"]),
+          times=st.integers(1, 9), path=st.sampled_from(["/v2/*", "/v2/orders*", "/v2/account/activities", "/v2/positions"]),
           method=st.sampled_from(["*", "POST", "GET", "PATCH", "DELETE"]))
     def go_wrong(self, kind: str, when: str, times: int, path: str, method: str) -> None:
         self.faults.add(Fault(kind, method=method, path=path, when=when, next=times))

@@ -94,7 +94,8 @@ def survey(
     market = Market.load(ws, sorted({*ws.config.app.desk.universe, *book(ws).positions, *(r["symbol"] for r in rows), *wanted}))
     marked = mark_session(ws, market)
     prices, checks, at = market.closes(marked), DeskChecks(ws, market), broker or open_broker(ws)
-    return Ground(ws, market, at, Executor(ws, at, [checks], exits_under_halt=checks.exits_under_halt), checks, marked, trading_session(ws), prices, book(ws, prices), tuple(rows))
+    executor = Executor(ws, at, [checks], exits_under_halt=checks.exits_under_halt)
+    return Ground(ws, market, at, executor, checks, marked, trading_session(ws), prices, book(ws, prices), tuple(rows))
 
 
 def broker_differs(ground: Ground) -> str | None:
