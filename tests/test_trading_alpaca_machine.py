@@ -1,6 +1,7 @@
 """A desk at a venue, through Alpaca's own SDK, with a network that loses answers, a broker that refuses, and a desk that dies anywhere.
 
-Whatever happens in whatever order: no order is lost, none is doubled, none goes over a limit, and at the end positions and cash are the venue's.
+Whatever happens in whatever order: no order is lost, none is doubled, none goes over a limit; at the end positions and cash are the
+venue's.
 """
 import os
 import shutil
@@ -49,7 +50,8 @@ def within_the_limit(order: OrderRequest, context: Any) -> list[Any]:
     worst = held + coming["buy"] + order.quantity if order.side == "buy" else held - coming["sell"] - order.quantity
     if -MOST <= worst <= MOST:
         return []
-    return [SimpleNamespace(limit="most", limit_value=str(MOST), order_value=str(worst), message=f"{worst} {order.symbol} would be too many")]
+    said = f"{worst} {order.symbol} would be too many"
+    return [SimpleNamespace(limit="most", limit_value=str(MOST), order_value=str(worst), message=said)]
 
 
 class Desk(RuleBasedStateMachine):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/trading/70_emergency.ipynb #5
 CANCELLED, FILLED, WORKING_STILL, UNKNOWN = "cancelled", "filled meanwhile", "still working", "unknown"
+_ELSEWHERE = "whether there are orders at other brokers is not known"
 
 
 @dataclass(frozen=True)
@@ -167,10 +168,12 @@ def _outcome(s: Stopped) -> Outcome:
     said = "; ".join([said, *map(_broker_sentence, s.brokers)])
     if not s.brokers:
         said += "; no broker could be asked: what is working there is not known"
+    if elsewhere := [p for p in s.problems if p.startswith(_ELSEWHERE)]:
+        said += f"; {elsewhere[0]}"
     if s.seq is None:
         kept = f"it is kept in {s.waiting}" if s.waiting else "and it could not be kept elsewhere"
         said += f"; the journal could not be written, {kept}"
-    status = Status.CRITICAL if working else Status.UNKNOWN if unknown else Status.WARNING if s.seq is None else Status.OK
+    status = Status.CRITICAL if working else Status.UNKNOWN if unknown else Status.WARNING if s.seq is None or elsewhere else Status.OK
     verification = "refuted" if working else "unknown" if unknown else "verified"
     figures = s.to_json() | {"journal_entry": s.seq, "kept_in": s.waiting}
     return Outcome(status, said, figures, ("cancel_all_orders", "generate_incident_report"), verification)
@@ -190,7 +193,7 @@ def _names(ws: "Workspace") -> tuple[list[str], list[str]]:
         rows = store.rows("SELECT DISTINCT broker FROM orders UNION SELECT DISTINCT broker FROM positions")
         store.close()
     except GptTraderError as e:
-        return names, [f"whether there are orders at other brokers is not known: {e.what}"]
+        return names, [f"{_ELSEWHERE}: {e.what}"]
     return list(dict.fromkeys([*names, *(str(r["broker"]) for r in rows if r["broker"])])), []
 
 
@@ -256,6 +259,7 @@ def _written_down(root: Path, stopped: Stopped, was: bool, actor: str | None) ->
         from gpt_trader.core.workspace import Workspace
 
         with Workspace.open(root) as ws:
+            ws.store.wait_at_most(3)
             return replace(stopped, seq=_journal(ws, stopped.to_json(), was, actor))
     except (GptTraderError, OSError, ValueError) as e:
         problem = str(e)
