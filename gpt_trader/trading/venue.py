@@ -56,7 +56,7 @@ class Venue:
         self._thread = ThreadPoolExecutor(1, "books")
 
     async def run(self, act: Callable[[], Any]) -> Any:
-        """Do something with the books, in their thread; then tell the streams what happened."""
+        """Run `act`, which does something with the books, in their thread; then tell the streams what happened."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, act)
         finally:

@@ -51,7 +51,7 @@ class Keys:
         return cls("PK" + "".join(secrets.choice(letters) for _ in range(18)), "".join(secrets.choice(letters) for _ in range(40)))
 
     def admit(self, key: str, secret: str) -> bool:
-        """Whether both are right; the time that this takes says nothing of where they differ."""
+        """Whether key and secret are right; the time that this takes says nothing of where they differ."""
         one, other = hmac.compare_digest(self.key.encode(), key.encode()), hmac.compare_digest(self.secret.encode(), secret.encode())
         return one and other
 
@@ -124,4 +124,4 @@ class RequestLog:
 
     def after(self, number: int) -> list[dict[str, Any]]:
         """Entries with a higher number, oldest first."""
-        return [asdict(e) for e in self._entries if e.number > number]
+        return [asdict(e) for e in list(self._entries) if e.number > number]  # a copy: it may be asked from another thread
