@@ -34,6 +34,8 @@ def test_it_says_where_it_is_and_that_it_is_simulated_and_stops_cleanly(tmp_path
             venue.ask("GET", "/v2/clock", timeout=1)
         taken = told("venue", "--workspace", str(venue.root), "--db", str(tmp_path / "other.db"), "--port", str(venue.port), cwd=tmp_path)
         assert taken.returncode == 74 and taken.stderr.count("\n") == 1 and f"Port {venue.port} cannot be listened on" in taken.stderr
+        same = told("venue", "--workspace", str(venue.root), "--db", str(venue.db), cwd=tmp_path)
+        assert same.returncode == 74 and same.stderr.count("\n") == 1 and "Another venue serves these books" in same.stderr
         assert venue.stop() == 0, "although a fault held a connection"
         assert "Traceback" not in venue.printed.read_text()
 

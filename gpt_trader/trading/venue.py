@@ -32,13 +32,14 @@ from . import venuedata as data
 from . import venueorders as orders
 from .broker import BrokerError, CorporateAction
 from .venuebooks import VenueBooks
-from .venuedoor import Bucket, Entry, Keys, RequestLog, listen, too_many
+from .venuedoor import Bucket, Entry, Keys, RequestLog, hold, listen, too_many
 from .venuefaults import Active, Fault, Faults
 from .venuemarket import History, Market, read_history
 from .venuestreams import Hub, connect
 from .venuewire import Answer, Asked, Refusal, invalid, malformed, not_found, number_of
 
 if TYPE_CHECKING:
+    from filelock import FileLock
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -54,9 +55,10 @@ class Venue:
         self.log, self.bucket = RequestLog(), Bucket(limit)
         self.hub = Hub(books, self.market, faults, self.log, keys)
         self._thread = ThreadPoolExecutor(1, "books")
+        self.held: FileLock | None = None  # of the books
 
     async def run(self, act: Callable[[], Any]) -> Any:
-        """Do something with the books, in their thread; then tell the streams what happened."""
+        """Run `act`, which does something with the books, in their thread; then tell the streams what happened."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, act)
         finally:
@@ -66,6 +68,8 @@ class Venue:
         """Finish what the books' thread has begun, and close them."""
         self._thread.shutdown(wait=True)
         self.books.close()
+        if self.held is not None:
+            self.held.release()
 
 # %% ../../nbs/trading/89_venue.ipynb #7
 def _absent(what: str) -> Callable[..., Answer]:
@@ -457,15 +461,18 @@ def open_venue(ws: "Workspace", options: Options) -> Venue:
         start = get_calendar().open_close(sorted(history.bars)[-40:][0])[0] - timedelta(minutes=30)
     path = options.db or ws.state_dir / "venue.db"
     clock = SimulatedClock(start) if options.simulated and start else SystemClock()
+    held = hold(path)
     books = VenueBooks(path, ws.instruments, ws.config.app.broker.paper, clock)
     last = books.floor.last_moment()
     if last is not None and last > clock.now():
         if not isinstance(clock, SimulatedClock):
             books.close()
+            held.release()
             raise UsageError(f"These books end at {utc_text(last)}, which is still to come on the machine's clock", where=str(path),
                              mend="Go on with --clock simulated, or name other books with --db")
         clock.set(last)
     venue = Venue(books, history, options.keys or Keys.fresh(), Faults(options.faults), options.limit)
+    venue.held = held
     for active in venue.faults.active:
         _keep(venue, active)
     return venue

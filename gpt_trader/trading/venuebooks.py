@@ -62,7 +62,7 @@ class Life:
         return Decimal(self.row["quantity"])
 
     def trade(self, quantity: Decimal, value: Decimal, at: datetime) -> None:
-        """Book a fill, or the difference (signed) that a bust or a correction makes: shares, and USD."""
+        """Book a fill of `quantity` shares for `value` USD at the moment `at`, or the signed difference that a correction makes."""
         before, self.filled, self.value, self.updated = self.status, self.filled + quantity, self.value + value, at
         if self.status in ("accepted", "partially_filled"):
             self.status = "filled" if self.filled == self.quantity else "partially_filled" if self.filled else "accepted"
@@ -73,7 +73,7 @@ class Life:
             self.stamps["filled_at"] = at
 
     def end(self, status: str, at: datetime) -> None:
-        """Cancelled, expired, rejected or replaced."""
+        """It ended at the moment `at`, with the `status` cancelled, expired, rejected or replaced."""
         self.status, self.updated = status, at
         self.stamps[{"cancelled": "canceled_at", "expired": "expired_at", "rejected": "failed_at", "replaced": "replaced_at"}[status]] = at
 
@@ -255,7 +255,7 @@ class VenueBooks:
         return now[0] if now is not None and now[1] else self.clock.now().astimezone(NEW_YORK).date()
 
     def row(self, order_id: str) -> dict[str, Any]:
-        """The books' row of an order by its id on the wire. Refusal for an unknown one."""
+        """The books' row of an order by its id on the wire, `order_id`. Refusal for an unknown one."""
         number = number_of("order", self.seed, order_id)
         found = [] if number is None else self.floor.store.rows("SELECT * FROM orders WHERE number = ?", [number])
         if not found:

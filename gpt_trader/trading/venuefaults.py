@@ -133,7 +133,7 @@ class Faults:
         return self.active[-1]
 
     def remove(self, number: int | None = None) -> int:
-        """Take one fault, or all, out of force; how many that were."""
+        """Take the fault with this `number` out of force, or (None) all; how many that were."""
         left = [a for a in self.active if number is not None and a.number != number]
         gone = len(self.active) - len(left)
         self.active[:] = left
@@ -141,10 +141,10 @@ class Faults:
 
     def request(self, method: str, path: str) -> Active | None:
         """The fault that this request meets: its HTTP method and path."""
-        hits = [a for a in self.active if a.fault.fits(method, path) and a.meets()]
+        hits = [a for a in tuple(self.active) if a.fault.fits(method, path) and a.meets()]
         return hits[0] if hits else None
 
     def message(self, stream: str) -> Active | None:
         """The fault that this message of a stream meets."""
-        hits = [a for a in self.active if a.fault.stream == stream and a.meets()]
+        hits = [a for a in tuple(self.active) if a.fault.stream == stream and a.meets()]
         return hits[0] if hits else None

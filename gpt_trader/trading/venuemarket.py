@@ -59,8 +59,8 @@ SPREAD_BPS, SHOWN = Decimal(2), Decimal("0.05")  # of the price; of the volume o
 def quote_around(
     bar: Bar,
     price: Decimal,  # USD a share
-    tick: Decimal,
-    lot: Decimal,
+    tick: Decimal,  # of the price
+    lot: Decimal,  # of the sizes, shares
     moment: datetime,
     seed: str,
     steps: int = STEPS,
@@ -159,7 +159,7 @@ class Tape:
         bars.append(MinuteBar(minute, mid, mid, mid, mid))
 
     def trade(self, symbol: str, at: datetime, price: Decimal, size: Decimal) -> None:
-        """The market shows a trade: `price` in USD a share, `size` in shares."""
+        """The market shows a trade at the moment `at`: `price` in USD a share, `size` in shares."""
         self._last += 1
         self.trades[symbol].append(Print(symbol, at, price, size, self._last))
         self.outbox.append(("t", symbol, self.trades[symbol][-1]))

@@ -155,7 +155,7 @@ _STATUSES = {"open": WORKING, "closed": DONE, "all": (*WORKING, *DONE)}
 
 
 def one(books: VenueBooks, asked: Asked, order_id: str) -> Answer:
-    """GET /v2/orders/{id}."""
+    """GET /v2/orders/{order_id}."""
     return Answer(200, books.orders([books.row(order_id)])[0])
 
 
@@ -197,7 +197,7 @@ _REPLACEABLE = ("qty", "time_in_force", "limit_price", "stop_price", "trail")
 
 
 def replace_order(books: VenueBooks, asked: Asked, order_id: str) -> Answer:
-    """PATCH /v2/orders/{id}: the new order as it was taken."""
+    """PATCH /v2/orders/{order_id}: the new order as it was taken."""
     row = books.row(order_id)
     old = books.orders([row])[0]
     if old["status"] == "replaced":
@@ -230,7 +230,7 @@ def replace_order(books: VenueBooks, asked: Asked, order_id: str) -> Answer:
 
 # %% ../../nbs/trading/85_venueorders.ipynb #21
 def cancel_order(books: VenueBooks, asked: Asked, order_id: str) -> Answer:
-    """DELETE /v2/orders/{id}: 204, or 422 for an order that is done."""
+    """DELETE /v2/orders/{order_id}: 204, or 422 for an order that is done."""
     row = books.row(order_id)
     with books.floor.store.transaction():
         was = books.floor.order(row["client_order_id"])

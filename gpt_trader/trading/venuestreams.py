@@ -40,7 +40,7 @@ def as_msgpack(message: Any) -> bytes:
 
 
 def market_message(kind: str, symbol: str, thing: Thing, codec: Codec) -> dict[str, Any]:
-    """A quote ('q'), trade ('t') or minute bar ('b') of a symbol, as the market data stream has it."""
+    """The `thing`, a quote ('q'), trade ('t') or minute bar ('b') of a symbol, as the market data stream has it for this `codec`."""
     moment: Any = thing.start if isinstance(thing, MinuteBar) else thing.at
     moment = moment if codec is as_msgpack else utc_text(moment)
     if isinstance(thing, Quote):
@@ -204,7 +204,7 @@ def _unpacked(frame: Mapping[str, Any]) -> Any:
 
 
 async def connect(hub: Hub, socket: Any, stream: str) -> None:
-    """Serve one WebSocket (Starlette's) until either side ends it; `stream` says which manner."""
+    """Serve a WebSocket (Starlette's `socket`) until either side ends it; `stream` says in which manner."""
     packed = socket.headers.get("content-type") == "application/msgpack"
     codec, hear = (as_json, hear_trading) if stream == "trade_updates" else (as_msgpack if packed else as_json, hear_market)
 
