@@ -203,6 +203,20 @@ def test_concentration_is_judged_once_there_is_a_book_and_lets_what_spreads_it_p
     assert named(one_more, two, max_herfindahl=D("0.53")) == []
 
 
+def test_cash_that_working_buys_will_take_is_counted_once_each():
+    """Three buys of 10 shares at 50, 1,500 USD in all; a fourth needs 500 more."""
+    for cash, passes in ((D(2_000), True), (D("1999.99"), False)):
+        chain = PreTrade(replace(BOOK, cash=cash), Limits(min_cash=D(0)), INSTRUMENTS)
+        for n in range(3):
+            order = OrderRequest(f"b-{n}", "BB", "buy", D(10))
+            assert chain.check(order) == []
+            chain.sent(order)
+        last = OrderRequest("b-3", "BB", "buy", D(10))
+        assert (chain.check(last) == []) is passes
+        same = chain.follow(replace(BOOK, cash=cash, working_buys={"BB": D(30)}))
+        assert (same.check(last) == []) is passes and same.follow(replace(BOOK, cash=cash)).check(last) == []
+
+
 # ---------------------------------------------------------------- no way round
 SENDER = "trading/sending.py"
 BROKERS = {"trading/paper.py", "trading/floor.py"}  # they are the broker: what they hand to themselves has been sent already
