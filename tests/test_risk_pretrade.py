@@ -217,6 +217,16 @@ def test_cash_that_working_buys_will_take_is_counted_once_each():
         assert (same.check(last) == []) is passes and same.follow(replace(BOOK, cash=cash)).check(last) == []
 
 
+def test_a_chain_follows_to_other_prices_and_to_a_history_that_it_did_not_have():
+    order, limits = OrderRequest("b-1", "BB", "buy", D(100)), Limits(max_var=1e9, max_order_notional=D(5_000))
+    chain = PreTrade(BOOK, limits, INSTRUMENTS)
+    assert [r.limit for r in chain.check(order)] == ["max_var"], "no history"
+    known = chain.follow(replace(BOOK, returns=RETURNS[False]))
+    assert known.check(order) == []
+    dearer = known.follow(replace(BOOK, returns=RETURNS[False], prices={"AA": D(100), "BB": D("50.01")}))
+    assert [r.limit for r in dearer.check(order)] == ["max_order_notional"]
+
+
 # ---------------------------------------------------------------- no way round
 SENDER = "trading/sending.py"
 BROKERS = {"trading/paper.py", "trading/floor.py"}  # they are the broker: what they hand to themselves has been sent already
