@@ -26,7 +26,7 @@ from gpt_trader.live.peak import reset_peak, since_reset
 from gpt_trader.live.session import highest_level, last_session
 from gpt_trader.live.strategy import Targets
 from gpt_trader.live.tape import Costs, Tape, half_even, up
-from gpt_trader.live.vector import vector_backtest
+from gpt_trader.live.vector import shares_from_signals, vector_backtest
 
 SYMBOLS = ["AAPL", "GOOG", "IBM", "MSFT"]
 FIRST, LAST = date(2004, 12, 1), date(2005, 11, 30)  # with Apple's split of 28 February 2005 and the dividends of IBM and Microsoft
@@ -297,3 +297,13 @@ def test_a_new_peak_is_an_approved_act_and_on_record(stricter, market):
     assert since_reset(ws.store, last_session(ws.store))["drawdown"] == 0.0
     entry = ws.journal.last("drawdown.reset")
     assert (entry.actor, entry.body["reason"]) == ("dana", "mended") and ws.journal.check_projections() == [] and ws.journal.verify().ok
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40), st.sampled_from([100, -7]))
+def test_signals_are_held_from_the_next_open_to_the_open_after_the_exit(signals, size):
+    inside, expected = False, [0]
+    for enter, leave in signals[:-1]:
+        inside = not leave and (enter or inside)
+        expected.append(size * inside)
+    enter, leave = (np.array([[s[n]] for s in signals]) for n in (0, 1))
+    assert shares_from_signals(enter, leave, size)[:, 0].tolist() == expected

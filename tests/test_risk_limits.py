@@ -114,6 +114,7 @@ def test_a_hedge_passes_although_var_is_above_its_limit():
     book = replace(BOOK, returns=scenario_returns(_history()))
     assert refused(Order("AAPL", "buy", D(1)), book, max_var=1.0) == ["max_var"]
     assert refused(Order("IBM", "buy", D(100)), book, max_var=1.0) == [], "IBM moves against Apple here: buying it lowers VaR"
+    assert refused(Order("IBM", "buy", D(5)), book, max_var=1.0, max_expected_shortfall=1.0) == [], "a little is enough"
 
 
 @given(held=st.integers(-500, 500), working=st.integers(0, 300), quantity=st.integers(1, 600), side=st.sampled_from(["buy", "sell"]))

@@ -203,6 +203,30 @@ def test_concentration_is_judged_once_there_is_a_book_and_lets_what_spreads_it_p
     assert named(one_more, two, max_herfindahl=D("0.53")) == []
 
 
+def test_cash_that_working_buys_will_take_is_counted_once_each():
+    """Three buys of 10 shares at 50, 1,500 USD in all; a fourth needs 500 more."""
+    for cash, passes in ((D(2_000), True), (D("1999.99"), False)):
+        chain = PreTrade(replace(BOOK, cash=cash), Limits(min_cash=D(0)), INSTRUMENTS)
+        for n in range(3):
+            order = OrderRequest(f"b-{n}", "BB", "buy", D(10))
+            assert chain.check(order) == []
+            chain.sent(order)
+        last = OrderRequest("b-3", "BB", "buy", D(10))
+        assert (chain.check(last) == []) is passes
+        same = chain.follow(replace(BOOK, cash=cash, working_buys={"BB": D(30)}))
+        assert (same.check(last) == []) is passes and same.follow(replace(BOOK, cash=cash)).check(last) == []
+
+
+def test_a_chain_follows_to_other_prices_and_to_a_history_that_it_did_not_have():
+    order, limits = OrderRequest("b-1", "BB", "buy", D(100)), Limits(max_var=1e9, max_order_notional=D(5_000))
+    chain = PreTrade(BOOK, limits, INSTRUMENTS)
+    assert [r.limit for r in chain.check(order)] == ["max_var"], "no history"
+    known = chain.follow(replace(BOOK, returns=RETURNS[False]))
+    assert known.check(order) == []
+    dearer = known.follow(replace(BOOK, returns=RETURNS[False], prices={"AA": D(100), "BB": D("50.01")}))
+    assert [r.limit for r in dearer.check(order)] == ["max_order_notional"]
+
+
 # ---------------------------------------------------------------- no way round
 SENDER = "trading/sending.py"
 BROKERS = {"trading/paper.py": "super()", "trading/floor.py": "super()",  # they are the broker: what they hand on has been sent already

@@ -41,10 +41,10 @@ class _Picture:
 
     def __init__(self, book: Book, limits: Limits, instruments: Any, scenarios: Scenarios | None = None) -> None:
         self.book, self.limits, self.instruments = book, limits, instruments
-        measured = limits.max_var is not None or limits.max_expected_shortfall is not None
-        if scenarios is None and measured and book.returns is not None:
+        self.measured = limits.max_var is not None or limits.max_expected_shortfall is not None
+        if scenarios is None and self.measured and book.returns is not None:
             scenarios = Scenarios.of(book.returns)
-        self.scenarios = scenarios if measured else None
+        self.scenarios = scenarios if self.measured else None
         self.unpriced: set[str] = set()
         self.reserved: dict[str, Decimal] = {}  # USD that the working buys would cost, by symbol
         self.promised = _NOTHING  # their sum
@@ -293,7 +293,7 @@ class PreTrade(_Picture):
     def follow(self, book: Book) -> "PreTrade":
         """The chain for a later picture: this one, brought up to it, when prices and scenarios are the same, else a new one."""
         mine = self.book
-        if book.prices != mine.prices or (book.returns is not mine.returns and self.scenarios is not None):
+        if book.prices != mine.prices or (book.returns is not mine.returns and self.measured):
             return PreTrade(book, self.limits, self.instruments)
         changed = {*_differing(mine.quantities, book.quantities), *_differing(mine.working_buys, book.working_buys),
                    *_differing(mine.working_sells, book.working_sells)}

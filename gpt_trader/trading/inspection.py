@@ -57,6 +57,9 @@ def _probe(question: str, ask: Callable[[], str], alert: float, critical: float)
     return Probe(question, status if status != Status.OK else slow, ms, said)
 
 
+_AHEAD = 2**62  # the number of no event: to ask what came after it makes a broker look
+
+
 def probe(ws: "Workspace", broker: Broker) -> list[Probe]:
     """Ask a broker everything that the desk asks, but for orders."""
     band = ws.config.alerts.key_metrics["api_latency"]
@@ -67,7 +70,7 @@ def probe(ws: "Workspace", broker: Broker) -> list[Probe]:
         "positions": lambda: f"{len(broker.positions())} held",
         "open orders": lambda: f"{len(broker.open_orders())} open",
         "an order that there is not": lambda: "not known" if broker.order(nobody) is None else "it knows an order that is not ours",
-        "what happened": lambda: f"{len(broker.events(0, 1_000))} events"}
+        "news": lambda: f"{len(broker.events(_AHEAD, 1)) or 'nothing'} ahead of all that it told"}
     return [_probe(question, ask, alert, critical) for question, ask in questions.items()]
 
 
