@@ -120,7 +120,8 @@ def test_what_went_wrong_is_told_by_cause(ws: Workspace, venue: RunningVenue) ->
 # ---------------------------------------------------------------- resolutions
 def lost_answer(ws: Workspace, venue: RunningVenue, name: str) -> None:
     """An order that arrives, and of which nobody hears: the POST is acted on and not answered, then nothing is answered."""
-    venue.faults({"kind": "error", "method": "POST", "path": "/v2/orders", "when": "after"}, {**DOWN, "method": "GET", "path": "/v2/orders*"})
+    venue.faults({"kind": "error", "method": "POST", "path": "/v2/orders", "when": "after"},
+                 {**DOWN, "method": "GET", "path": "/v2/orders*"})
     at = open_broker(ws, emergency=True)
     placed = Executor(ws, at, attempts=1).place(limit(name), session=ws.calendar.session_of(ws.clock.now()))
     at.close()
@@ -167,7 +168,8 @@ def test_the_playbook_switches_to_the_backup(tmp_path: Path, venue: RunningVenue
         assert active(ws).kind == "paper" and active(ws).switched and open_broker(ws).name == "paper"
         venue.mend()
         back = run(ws, "switch_broker", reason="it answers again", execute=True).outcome
-        assert back.verification == "verified" and active(ws).kind == "alpaca" and {"broker": "alpaca", "symbol": "AAPL", "shares": "10"} in back.figures["held"]
+        assert back.verification == "verified" and active(ws).kind == "alpaca"
+        assert {"broker": "alpaca", "symbol": "AAPL", "shares": "10"} in back.figures["held"]
 
 
 def test_a_backup_that_cannot_take_over_is_not_switched_to(tmp_path: Path, venue: RunningVenue) -> None:

@@ -189,7 +189,7 @@ _CAUSES = (
     (r"rate limit|too often|too many requests", Cause(
         "asked too often", "yes", "check_rate_limits", "send it again when the limit allows it")),
     (r"halted|permit|account is blocked|suspend", Cause("halted", "after", "resume_trading", "grant the permit first, if that is safe")),
-    (r"insufficient|buying power|shares:|min_cash|cash", Cause(
+    (r"insufficient|buying power|shares:|min_cash|cash|to short", Cause(
         "not covered", "after", "adjust_position_sizes", "the account cannot bear it: smaller, or after sales have been filled")),
     (r"max_|exposure|VaR|shortfall|drawdown|collar|limit", Cause(
         "beyond a limit", "no", "reduce_positions", "our own limits stand against it: a smaller order, or an exit")),
