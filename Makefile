@@ -68,6 +68,11 @@ $(VENV)/.lab: $(VENV)/.base
 	@$(call install,--no-build-isolation -e '.[lab]')
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "Installing what the benchmarks are measured against into $(VENV)"
+	@$(call install,--no-build-isolation -e '.[bench]')
+	@touch $@
+
 .PHONY: dev
 dev: $(VENV)/.dev  ## the environment with every development tool, in .venv
 
@@ -124,7 +129,7 @@ soak: $(VENV)/.dev system  ## full counts: hundreds of crashes, long replays
 	GPT_TRADER_SOAK=1 $(PYTEST) --timeout=7200 -m "slow or soak"
 
 .PHONY: bench
-bench: $(VENV)/.dev system  ## ratios against the best known, measured side by side, as a Markdown table
+bench: $(VENV)/.bench system  ## ratios against the best known, measured side by side, as a Markdown table
 	@$(BIN)/python benchmarks/run.py
 
 .PHONY: clean

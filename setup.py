@@ -14,12 +14,13 @@ SETTINGS = CONFIG["DEFAULT"]
 # Notebooks that run as they are (the library's own notebooks are exported, not shipped).
 SHIPPED = ("procedures", "playbooks", "reports", "dashboards/pages", "research")
 # What is installed only for a purpose; core.extras says what each is good for, and names it where it is missing.
-PURPOSES = ("lab", "dashboard", "notify", "telemetry", "keyring", "portfolio", "garch", "docs")
+PURPOSES = ("lab", "dashboard", "notify", "telemetry", "keyring", "portfolio", "garch", "alpaca", "venue", "docs")
 # Each room that owns tables names its journal projection here; the journal finds it without importing upwards.
 PROJECTIONS = {
     "approval": "gpt_trader.core.approval:PROJECTION",
     "models": "gpt_trader.ml.registry:PROJECTION",
     "permits": "gpt_trader.trading.halt:PROJECTION",
+    "brokers": "gpt_trader.trading.active:PROJECTION",
     "orders": "gpt_trader.trading.orders:PROJECTION",
     "sessions": "gpt_trader.live.session:PROJECTION",
     "parameters": "gpt_trader.live.riskparameters:PROJECTION",
@@ -70,7 +71,8 @@ def extras() -> dict[str, list[str]]:
     """What each purpose needs; `all` of them together; and `dev`, which tests all of them."""
     purposes = {name: words(f"{name}_requirements") for name in PURPOSES}
     everything = sorted({requirement for wanted in purposes.values() for requirement in wanted})
-    return {**purposes, "all": everything, "dev": [*everything, *words("dev_requirements")]}
+    peers = {"bench": words("bench_requirements")}  # what benchmarks are measured against; no part of the product needs them
+    return {**purposes, **peers, "all": everything, "dev": [*everything, *words("dev_requirements")]}
 
 
 setup(

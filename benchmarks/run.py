@@ -2,18 +2,21 @@
 import os
 import platform
 
+import bench_backtest
 import bench_dashboard
 import bench_demo
 import bench_engine
 import bench_help
 import bench_journal
+import bench_pretrade
 import bench_risk
 from measure import table
 
 
 def main() -> int:
     """Measure, print, and judge."""
-    rows = [row for bench in (bench_journal, bench_help, bench_demo, bench_dashboard, bench_engine, bench_risk) for row in bench.measure()]
+    benches = (bench_journal, bench_help, bench_demo, bench_dashboard, bench_engine, bench_pretrade, bench_backtest, bench_risk)
+    rows = [row for bench in benches for row in bench.measure()]
     print(f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; median (quartiles)\n")
     print(table(rows))
     return 0 if all(r.met for r in rows) else 1

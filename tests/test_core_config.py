@@ -62,7 +62,7 @@ def test_layers_merge_key_by_key_and_the_last_wins(layers: Layers) -> None:
     rows = {key: (value, source) for key, value, source in config.show()}
     assert rows["config.logging.level"] == ("DEBUG", f"{layers.user}/config.yaml:2")
     packaged = packaged_dir() / "config.yaml"
-    line = packaged.read_text().splitlines().index("  kind: paper") + 1
+    line = next(n for n, text in enumerate(packaged.read_text().splitlines(), 1) if text.startswith("  kind: paper"))
     assert rows["config.broker.kind"] == ("paper", f"{packaged}:{line}")
 
 
@@ -97,6 +97,17 @@ def test_a_limit_in_etc_can_only_be_tightened(
     with pytest.raises(ConfigError) as refused:
         layers.load()
     assert f"{layers.etc}/risk.yaml:2" in str(refused.value) and f"{own}:3" in str(refused.value)
+
+
+def test_a_symbol_that_etc_restricts_stays_restricted(layers: Layers) -> None:
+    (layers.etc / "risk.yaml").write_text("limits: {restricted_symbols: [IBM], trading_hours: true}\n")
+    own = layers.workspace / "risk.yaml"
+    own.write_text("limits: {restricted_symbols: [AAPL, IBM]}\n")
+    assert layers.load().risk.limits.restricted_symbols == ("AAPL", "IBM")
+    for looser in ("restricted_symbols: [AAPL]", "restricted_symbols: []", "trading_hours: false"):
+        own.write_text(f"limits: {{{looser}}}\n")
+        with pytest.raises(ConfigError, match="can only be tightened"):
+            layers.load()
 
 
 def test_a_limit_that_etc_does_not_set_is_free(layers: Layers) -> None:

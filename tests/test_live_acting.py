@@ -15,7 +15,7 @@ from gpt_trader.live.acting import decide, survey
 from gpt_trader.live.market import Market
 from gpt_trader.live.placing import act, follow, orders_outcome, verify
 from gpt_trader.live.replay import replay
-from gpt_trader.risk.limits import check_order
+from gpt_trader.risk.pretrade import check_order
 from gpt_trader.trading.broker import BrokerTimeout, OrderRequest
 from gpt_trader.trading.permit import grant, revoke
 
@@ -162,13 +162,15 @@ def test_limits_hold_whoever_places_the_order(ws):
 
 
 def test_the_checks_are_the_desks_own(ws):
-    from gpt_trader.live.desk import limits_book
     from gpt_trader.live.session import last_session
+    from gpt_trader.trading.checks import Beside, limits_book
 
     ground = survey(ws)
     order = OrderRequest("x", "IBM", "buy", D(50_000))
     context = ground.executor.context(ground.session, ground.prices)
-    shown = limits_book(context, ground.market, last_session(ws.store), ground.checks.scenarios(ground.session))
+    last, volumes = last_session(ws.store), ground.market.reference_volumes(ground.session)
+    beside = Beside(volumes, ground.checks.scenarios(ground.session), D(last["pnl"]), last["drawdown"])
+    shown = limits_book(context, beside)
     assert ground.checks(order, context) == check_order(order, shown, ground.checks.limits, ws.instruments) != []
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from gpt_trader.core.config import load_config
 from gpt_trader.core.instruments import load_instruments
-from gpt_trader.risk.limits import Book, Limits, check_order, limits_from
+from gpt_trader.risk.limits import Book, Limits, limits_from
 from gpt_trader.risk.measures import risk_report, scenario_returns
+from gpt_trader.risk.pretrade import check_order
 
 INSTRUMENTS = load_instruments(None)
 
@@ -23,6 +24,10 @@ class Order:
     quantity: D
     limit_price: D | None = None
     client_order_id: str = "o-1"
+    stop_price: D | None = None
+    trail_price: D | None = None
+    trail_percent: D | None = None
+    time_in_force: str = "day"
 
 
 BOOK = Book(equity=D(100_000), quantities={"AAPL": D(100)}, prices={"AAPL": D(400), "IBM": D(200)}, cash=D(60_000))
@@ -109,6 +114,7 @@ def test_a_hedge_passes_although_var_is_above_its_limit():
     book = replace(BOOK, returns=scenario_returns(_history()))
     assert refused(Order("AAPL", "buy", D(1)), book, max_var=1.0) == ["max_var"]
     assert refused(Order("IBM", "buy", D(100)), book, max_var=1.0) == [], "IBM moves against Apple here: buying it lowers VaR"
+    assert refused(Order("IBM", "buy", D(5)), book, max_var=1.0, max_expected_shortfall=1.0) == [], "a little is enough"
 
 
 @given(held=st.integers(-500, 500), working=st.integers(0, 300), quantity=st.integers(1, 600), side=st.sampled_from(["buy", "sell"]))

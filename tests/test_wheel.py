@@ -106,18 +106,18 @@ def test_the_metadata_says_what_it_is(built: dict[str, Path]) -> None:
 
 
 def test_each_extra_has_a_purpose() -> None:
-    """What setup.py offers is what core.extras can name, `dev` and `all` aside."""
+    """What setup.py offers is what core.extras can name, `dev`, `bench` and `all` aside."""
     from importlib.metadata import metadata
 
     from gpt_trader.core.extras import PURPOSES
 
     offered = set(metadata("gpt_trader").get_all("Provides-Extra") or ())
-    assert offered - {"dev", "all"} == set(PURPOSES)
+    assert offered - {"dev", "bench", "all"} == set(PURPOSES)
 
 
 # ---------------------------------------------------------------- in an environment that holds nothing else
 HEAVY_EXTRAS = {"apprise", "opentelemetry-sdk", "prometheus-client", "keyring", "jupyterlab", "voila", "ipywidgets", "skfolio", "sphinx"}
-NEVER = {"nbdev", "fastcore", "pytest", "mypy", "ruff", "torch", "tensorflow"}
+NEVER = {"nbdev", "fastcore", "pytest", "mypy", "ruff", "torch", "tensorflow", "backtesting", "backtrader", "vectorbt"}
 MOST_PACKAGES, MOST_MEGABYTES = 115, 750  # of the base install: a library that brings more than its worth is seen here
 
 
@@ -206,6 +206,7 @@ MISSING: dict[str, tuple[str, ...]] = {
     "telemetry": ("gpt-trader", "metrics"),
     "keyring": ("gpt-trader", "doctor"),
     "notify": ("gpt-trader", "send-alert", "--message", "nobody hears this", "--json"),
+    "venue": ("gpt-trader", "venue"),
     "portfolio": _python("from gpt_trader.core.extras import need\nneed('skfolio', extra='portfolio', for_='an optimised portfolio')"),
     "garch": _python("from gpt_trader.core.extras import need\nneed('arch', extra='garch', for_='a GARCH volatility')"),
 }

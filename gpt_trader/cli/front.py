@@ -16,7 +16,8 @@ from ..runbook.rendezvous import Child, Unavailable, ask, current_umask
 
 # %% ../../nbs/cli/90_front.ipynb #5
 ENGINE = "GPT_TRADER_ENGINE"
-_HERE = ("halt", "resume", "emergency-stop", "engine", "dashboard", "lab", "demo", "replay", "metrics", "doctor", "init", "list", "show")
+_HERE = ("halt", "resume", "emergency-stop", "engine", "dashboard", "lab", "demo", "replay", "metrics", "doctor", "init", "list", "show",
+         "venue")
 _WITH_VALUE = ("--workspace", "--engine", "--as-of")
 
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
-from .acts import AS_OF, alerts, halt, resume
+from .acts import AS_OF, alerts, emergency_stop, halt, resume
 from .doctor import doctor
 from .new import new
 from .output import columns, outcome_lines, pairs, show_error, show_run
+from .venue import venue
 from ..core.outcome import GptTraderError, UsageError, did_you_mean
 from ..runbook.catalogue import Entry, catalogue, find
 from ..runbook.parameters import Parameter
@@ -147,7 +148,8 @@ class Commands(click.Group):
         return catalogue(root)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *(e.command for e in self._entries(ctx).values())]
+        own = super().list_commands(ctx)
+        return [*own, *(e.command for e in self._entries(ctx).values() if e.command not in own)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         own = super().get_command(ctx, cmd_name) or super().get_command(ctx, cmd_name.replace("_", "-"))
@@ -440,7 +442,7 @@ def lab(ctx: click.Context, port: int, browser: bool, workspace: str | None) -> 
 # %% ../../nbs/cli/30_main.ipynb #23
 cli.add_command(new)
 cli.add_command(doctor)
-for _command in (alerts, halt, resume):
+for _command in (alerts, halt, resume, emergency_stop, venue):
     cli.add_command(_command)
 
 # %% ../../nbs/cli/30_main.ipynb #25

@@ -53,6 +53,7 @@ class TradingCalendar:
         self._sessions: list[date] = [t.date() for t in loaded.sessions]
         self._opens, self._closes = loaded.opens, loaded.closes
         self.first, self.last = self._sessions[0], self._sessions[-1]
+        self._moments: dict[int, tuple[datetime, datetime]] = {}  # opens and closes that were asked for, by position
 
     def _position(self, day: date) -> int:
         "Where `day` stands, or would stand, among the sessions; refuses a day that the calendar does not reach."
@@ -92,7 +93,10 @@ class TradingCalendar:
         at = self._position(as_date(day))
         if self._sessions[at] != as_date(day):
             raise UsageError(f"{self.name} does not trade on {as_date(day)}", mend=f"The next session is {self._sessions[at]}")
-        return self._opens.iloc[at].to_pydatetime().astimezone(UTC), self._closes.iloc[at].to_pydatetime().astimezone(UTC)
+        if at not in self._moments:
+            opening, closing = (moments.iloc[at].to_pydatetime().astimezone(UTC) for moments in (self._opens, self._closes))
+            self._moments[at] = opening, closing
+        return self._moments[at]
 
     def session_of(self, moment: datetime) -> date:
         """The session of an aware `moment`: the exchange's date when it trades that day, else the session before."""

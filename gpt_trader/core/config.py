@@ -77,7 +77,8 @@ def _refuse_looser(file: str, etc_tree: Section, machine: Settings, merged: Sett
         key = ".".join(path)
         above, below = _follow(machine, path), _follow(merged, path)
         if key in set_in_etc and not mark.allows(above, below):
-            rule = {"lower": f"at most {above}", "higher": f"at least {above}", "fixed": f"exactly {above}"}[mark.way]
+            rule = {"lower": f"at most {above}", "higher": f"at least {above}", "more": f"a list that holds {above}",
+                    "fixed": f"exactly {above}"}[mark.way]
             raise ConfigError(f"{file}.{key} is {below} but {set_in_etc[key]} sets it to {above}; a limit set there can only be tightened",
                               where=str(now[key]), mend=f"Set it to {rule}, or ask for a change of {set_in_etc[key].file}")
 

@@ -18,6 +18,7 @@ from .outcome import ConfigError, UsageError, did_you_mean
 
 # %% ../../nbs/core/02_extras.ipynb #5
 PURPOSES = {
+    "alpaca": "trading through Alpaca",
     "dashboard": "the dashboards in the browser",
     "docs": "building the documentation",
     "garch": "GARCH volatilities",
@@ -26,6 +27,7 @@ PURPOSES = {
     "notify": "sending notifications by e-mail, chat and telephone",
     "portfolio": "optimised portfolios",
     "telemetry": "Prometheus metrics and OpenTelemetry traces",
+    "venue": "the simulated venue that speaks Alpaca's protocol",
 }
 BASE = ""  # the name of what is always installed
 

@@ -149,6 +149,11 @@ class _File:
                 self.db.conn.rollback()
                 raise
 
+    def wait_at_most(self, seconds: float) -> None:
+        """How long a write waits for another process's, instead of 30 s; a StorageError then."""
+        with self._lock:
+            self.db.conn.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
+
     def close(self) -> None:
         """Close the connection. A store may be closed twice."""
         self.db.conn.close()

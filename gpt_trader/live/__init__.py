@@ -5,6 +5,7 @@ from typing import Any
 _NAMES = {
     "Market": "market", "Momentum": "strategy", "Strategy": "strategy", "View": "strategy", "Desk": "desk",
     "ReplayReport": "replay", "Backtest": "backtest", "equity_curve": "session", "session_rows": "session",
+    "Tape": "tape", "Costs": "tape", "VectorBacktest": "vector", "vector_backtest": "vector", "event_backtest": "events",
 }
 __all__ = sorted(_NAMES)
 

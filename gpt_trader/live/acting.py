@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..core.outcome import DataError, UsageError
-from .desk import PreTrade
+from .desk import DeskChecks
 from .market import Market
 from .riskview import mark_session
 from ..trading.broker import Broker, BrokerTimeout, OrderRequest, decimal_text
@@ -44,7 +44,7 @@ class Ground:
     market: Market
     broker: Broker
     executor: Executor
-    checks: PreTrade
+    checks: DeskChecks
     marked: date  # the session whose closes are the prices
     session: date  # the first in which an order sent now can trade
     prices: Mapping[str, Decimal]  # raw closes, USD a share
@@ -93,8 +93,9 @@ def survey(
     rows = ws.store.rows(f"SELECT * FROM orders WHERE status IN ({','.join('?' * len(OPEN))}) ORDER BY created_seq", OPEN)
     market = Market.load(ws, sorted({*ws.config.app.desk.universe, *book(ws).positions, *(r["symbol"] for r in rows), *wanted}))
     marked = mark_session(ws, market)
-    prices, checks, at = market.closes(marked), PreTrade(ws, market), broker or open_broker(ws)
-    return Ground(ws, market, at, Executor(ws, at, [checks]), checks, marked, trading_session(ws), prices, book(ws, prices), tuple(rows))
+    prices, checks, at = market.closes(marked), DeskChecks(ws, market), broker or open_broker(ws)
+    executor = Executor(ws, at, [checks], exits_under_halt=checks.exits_under_halt)
+    return Ground(ws, market, at, executor, checks, marked, trading_session(ws), prices, book(ws, prices), tuple(rows))
 
 
 def broker_differs(ground: Ground) -> str | None:

@@ -21,8 +21,9 @@ from ..core.store import Store
 from .desk import Desk
 from .forecast import HEADLINE, Forecaster, ModelForecaster, NaiveForecaster, TableForecaster
 from .market import Market
+from .peak import set_peak
 from .replay import ReplayReport, summarise
-from .session import equity_curve, session_moments, session_rows
+from .session import equity_curve, last_session, session_moments, session_rows
 from .strategy import Momentum, Strategy
 from ..ml.registry import PREDICTIONS_FILE, champion, latest
 from ..trading.paper import PaperBroker
@@ -66,7 +67,18 @@ def honest_forecaster(ws: "Workspace", first: date) -> Forecaster:
         return NaiveForecaster(confidence)
     return TableForecaster(confidence, table=pd.read_parquet(io.BytesIO(trusted.read(ws, PREDICTIONS_FILE))))
 
-# %% ../../nbs/live/30_backtest.ipynb #9
+# %% ../../nbs/live/30_backtest.ipynb #10
+def _come_back(base: MemoryBase, beyond: int) -> int:
+    "For how many sessions in a row the drawdown has been beyond its limit; after as many as the rule says the peak is set anew."
+    limits, last = base.config.risk.limits, last_session(base.journal.store)
+    if limits.drawdown_reset_sessions is None or last is None or (last["drawdown"] or 0.0) <= limits.max_drawdown:
+        return 0
+    if beyond + 1 < limits.drawdown_reset_sessions:
+        return beyond + 1
+    set_peak(base.journal, f"the backtest's rule: {limits.drawdown_reset_sessions} sessions beyond max_drawdown", "rule")
+    return 0
+
+# %% ../../nbs/live/30_backtest.ipynb #11
 @dataclass(frozen=True)
 class Backtest:
     """What a backtest came to. equity: USD at each close, by session; sessions, orders, fills: the journal's tables, money as decimal
@@ -107,8 +119,10 @@ def backtest(
     desk = Desk(base, market, broker, strategy or Momentum.from_settings(ws.config.app.strategy),
                 forecaster or honest_forecaster(ws, days[0]))
     try:
+        beyond = 0
         for day in days:
             desk.run_session(day)
+            beyond = _come_back(base, beyond)
         store = base.journal.store
         report = summarise(session_rows(store), days, len(days), 0, perf_counter() - started)
         frames = [store.frame(f"SELECT * FROM {table} ORDER BY {order}") for table, order in

@@ -6,17 +6,20 @@
 __all__ = ['VOLUME_WINDOW', 'broker_actions', 'History', 'Market']
 
 # %% ../../nbs/live/12_market.ipynb #3
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from ..core.outcome import DataError, UsageError
 from ..dataflow.datasets import adjusted, corporate_actions, load_bars
+from ..risk.measures import scenario_returns
 from ..trading.broker import CorporateAction
 
 if TYPE_CHECKING:
@@ -83,8 +86,50 @@ class History:
         """The bars on one footing, as features and labels read them."""
         return adjusted(self.bars)
 
-# %% ../../nbs/live/12_market.ipynb #9
-class Market(History):
+# %% ../../nbs/live/12_market.ipynb #10
+class _Tables(History):
+    "What follows from the history, laid out to be looked up by session."
+
+    @cached_property
+    def _returns(self) -> dict[int, pd.DataFrame]:
+        "By horizon."
+        return {}
+
+    @cached_property
+    def _asked(self) -> dict[str, Any]:
+        "The scenarios that were asked for last."
+        return {}
+
+    @cached_property
+    def _positions(self) -> dict[date, int]:
+        "Where each session stands."
+        return {t.date(): n for n, t in enumerate(self.adj_close.index)}
+
+    @cached_property
+    def _symbols(self) -> list[str]:
+        return [str(symbol) for symbol in self.close.columns]
+
+    @cached_property
+    def _volumes(self) -> np.ndarray:
+        return self.mean_volume.to_numpy(dtype=float)
+
+    @cached_property
+    def _seen(self) -> dict[int, dict[str, Decimal]]:
+        "The closes that were asked for last, by position: a session's own are the next one's reference."
+        return {}
+
+    def _prices(self, at: int) -> dict[str, Decimal]:
+        "The raw closes of a position, exact."
+        if at not in self._seen:
+            while len(self._seen) > 3:
+                del self._seen[next(iter(self._seen))]
+            row = self.close.iloc[at].to_list()
+            self._seen[at] = {symbol: Decimal(str(price)) for symbol, price in zip(self._symbols, row, strict=True)
+                              if not math.isnan(price)}
+        return self._seen[at]
+
+# %% ../../nbs/live/12_market.ipynb #11
+class Market(_Tables):
     """A history that is asked by session. Each answer ends where the desk's knowledge does."""
 
     @classmethod
@@ -94,7 +139,7 @@ class Market(History):
 
     def sessions(self) -> list[date]:
         """The sessions for which there are bars, in order."""
-        return [t.date() for t in self.adj_close.index]
+        return list(self._positions)
 
     def last(self, n: int) -> list[date]:
         """The last `n` of them. UsageError when there are fewer, or n is not positive."""
@@ -105,8 +150,8 @@ class Market(History):
 
     def position(self, session: date) -> int:
         """Where the session stands among the sessions. DataError for one without bars."""
-        at = int(self.adj_close.index.searchsorted(pd.Timestamp(session)))
-        if at >= len(self.adj_close) or self.adj_close.index[at] != pd.Timestamp(session):
+        at = self._positions.get(session)
+        if at is None:
             raise DataError(f"there are no bars of {session}", mend="ingest them, or choose a session that has data")
         return at
 
@@ -128,17 +173,29 @@ class Market(History):
 
     def closes(self, session: date) -> dict[str, Decimal]:
         """Raw closes of the session, the last known one where a symbol did not trade."""
-        row = self.close.iloc[self.position(session)].dropna()
-        return {str(symbol): Decimal(str(price)) for symbol, price in row.items()}
+        return dict(self._prices(self.position(session)))
 
     def reference_prices(self, session: date) -> dict[str, Decimal]:
         """Raw prices to size and check orders on before the open: the last closes, in this morning's shares."""
         at, splits = self._open(session), self.splits(session)
-        row = self.close.iloc[at - 1].dropna() if at else pd.Series(dtype=float)
-        return {str(symbol): Decimal(str(price)) / splits.get(str(symbol), Decimal(1)) for symbol, price in row.items()}
+        prices = dict(self._prices(at - 1)) if at else {}
+        return prices | {symbol: prices[symbol] / ratio for symbol, ratio in splits.items() if symbol in prices}
 
     def reference_volumes(self, session: date) -> dict[str, float]:
         """Mean volume before the session, in this morning's shares."""
         at, splits = self._open(session), self.splits(session)
-        row = self.mean_volume.iloc[at - 1].dropna() if at else pd.Series(dtype=float)
-        return {str(symbol): float(volume) * float(splits.get(str(symbol), 1)) for symbol, volume in row.items()}
+        row = self._volumes[at - 1].tolist() if at else ()
+        return {symbol: volume * float(splits.get(symbol, 1)) for symbol, volume in zip(self._symbols, row, strict=bool(at))
+                if not math.isnan(volume)}
+
+    def scenarios(self, last: date, horizon: int, window: int, included: bool = False) -> pd.DataFrame:
+        """The newest `window` returns over `horizon` sessions up to the session before `last`, or up to `last` itself: what
+        `risk.measures.scenario_returns` gives for those closes, worked out once for all sessions.
+        """
+        end = (self.position(last) if included else self._open(last)) + included - horizon
+        asked = (end, horizon, window)
+        if self._asked.get("for") != asked:  # each order of a session asks for the same
+            if horizon not in self._returns:
+                self._returns[horizon] = scenario_returns(self.adj_close, horizon)
+            self._asked.update({"for": asked, "found": self._returns[horizon].iloc[max(end - window, 0):max(end, 0)]})
+        return self._asked["found"]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from decimal import Decimal
+from itertools import accumulate
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,9 @@ from .market import Market
 from .session import session_moments, session_rows
 from .strategy import Momentum, Strategy
 from ..risk.measures import max_drawdown
+from ..trading.brokers import open_paper
 from ..trading.execution import TradingHalted
 from ..trading.halt import note_permit
-from ..trading.paper import PaperBroker
 from ..trading.permit import check
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def summarise(rows: list[dict[str, Any]], days: list[date], run: int, already_cl
     last = rows[-1]
     start = Decimal(rows[0]["equity"]) - Decimal(rows[0]["pnl"])
     gains = [Decimal(row["pnl"]) for row in rows]
-    curve = [float(start)] + [float(start + sum(gains[:i + 1], Decimal(0))) for i in range(len(gains))]
+    curve = [float(level) for level in accumulate([start, *gains])]
     counted = ("orders", "filled", "partly_filled", "unfilled", "failed", "refused", "fills")
     counts = {name: sum(int(row[name]) for row in rows) for name in counted}
     return ReplayReport(first=date.fromisoformat(rows[0]["session"]), last=date.fromisoformat(last["session"]), sessions=len(rows), run=run,
@@ -115,7 +116,7 @@ def replay(
         _catch_up(ws, newest, after_session)  # before the clock moves: its standing at a close says that nothing was done since
         if todo:
             ws.simulate(session_moments(ws.calendar, todo[0])[0])
-            desk = Desk(ws, market, broker or PaperBroker(ws, ws.instruments, ws.config.app.broker.paper, ws.clock, calendar=ws.calendar),
+            desk = Desk(ws, market, broker or open_paper(ws),
                         strategy or Momentum.from_settings(ws.config.app.strategy), forecaster or ModelForecaster.load(ws))
             for day in todo:
                 _one_session(ws, desk, day, after_session)

@@ -9,14 +9,14 @@ __all__ = ['mark_session', 'RiskView', 'limit_rows', 'risk_view', 'position_rows
 # %% ../../nbs/live/40_riskview.ipynb #3
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ..core.outcome import DataError, Outcome, Status, UsageError, did_you_mean, worst
 from .market import Market
-from .session import equity_curve, session_rows
+from .peak import peak_and_level
+from .session import session_rows
 from ..risk.measures import RiskReport, risk_report
 from ..trading.positions import Book, book
 
@@ -95,9 +95,7 @@ def risk_view(
     if now.equity is None:
         raise DataError(f"there is no price for {', '.join(now.unmarked)}", where=f"session {session}", mend="ingest its bars")
     values = {h.symbol: float(h.value or 0) for h in now.holdings if h.quantity}
-    rows, level = session_rows(ws.store), now.equity - now.deposits
-    start = Decimal(rows[0]["deposits"]) if rows else now.deposits
-    curve = [float(start), *equity_curve(ws.store).tolist(), float(level + start)]
+    curve = [float(amount) for amount in peak_and_level(ws.store, now)]
     report = risk_report(values, market.through(session), equity=float(now.equity), confidence=confidence or measures.confidence,
                          horizon=horizon or measures.horizon_sessions, window=window or measures.window, equity_curve=curve)
     return RiskView(session, now, report, position_rows(now, report), limit_rows(ws, now, report))

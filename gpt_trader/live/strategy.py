@@ -14,6 +14,7 @@ from datetime import date
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from ..core.outcome import UsageError
@@ -85,7 +86,8 @@ class Momentum:
         """Return from `lookback` to `skip` sessions ago, by symbol; NaN without the history. Source: Jegadeesh and Titman (1993)."""
         if len(adj_close) <= self.lookback:
             return pd.Series(math.nan, index=adj_close.columns)
-        return adj_close.iloc[-1 - self.skip] / adj_close.iloc[-1 - self.lookback] - 1.0
+        closes = adj_close.to_numpy(dtype=float)
+        return pd.Series(closes[-1 - self.skip] / closes[-1 - self.lookback] - 1.0, index=adj_close.columns)
 
     def scale(self, probability: float | None) -> float:
         """Factor on a weight: 1 at one half or where nothing is known, less towards certainty of a wide day, more towards a narrow
@@ -95,17 +97,25 @@ class Momentum:
 
     def targets(self, view: View) -> Targets:
         """Weights for `view.session`, and each symbol's momentum, volatility, probability, weight before and after the scale."""
-        momentum, recent = self.momentum(view.adj_close), view.adj_close.tail(self.volatility_window + 1)
-        returns = (recent / recent.shift(1) - 1.0).iloc[1:]
-        volatility = returns.std(ddof=1) * math.sqrt(TRADING_DAYS)
-        whole = returns.notna().all() & (len(returns) == self.volatility_window)
-        held = [s for s in returns.columns if momentum[s] > 0 and whole[s] and volatility[s] > 0]
-        base = inverse_volatility(returns[held], view.target_volatility)
-        scales = {str(s): self.scale(view.expansion.get(s)) for s in returns.columns}
+        symbols = [str(s) for s in view.adj_close.columns]
+        momentum = dict(zip(symbols, self.momentum(view.adj_close).tolist(), strict=True))
+        recent = view.adj_close.iloc[-1 - self.volatility_window:].to_numpy(dtype=float)
+        returns = recent[1:] / recent[:-1] - 1.0
+        volatility, whole = _volatilities(symbols, returns), len(returns) == self.volatility_window
+        held = [n for n, s in enumerate(symbols) if momentum[s] > 0 and whole and volatility[s] > 0]
+        base = inverse_volatility(pd.DataFrame(returns[:, held], columns=[symbols[n] for n in held]), view.target_volatility)
+        scales = {s: self.scale(view.expansion.get(s)) for s in symbols}
         weights = capped({s: weight * scales[s] for s, weight in base.items()}, view.max_gross, view.max_weight)
-        reasons = {str(s): {"momentum": _finite(momentum[s]), "volatility": _finite(volatility[s]), "expansion": view.expansion.get(s),
-                            "base": base.get(s, 0.0), "scale": scales[s], "weight": weights.get(s, 0.0)} for s in returns.columns}
+        reasons = {s: {"momentum": _finite(momentum[s]), "volatility": _finite(volatility[s]), "expansion": view.expansion.get(s),
+                       "base": base.get(s, 0.0), "scale": scales[s], "weight": weights.get(s, 0.0)} for s in symbols}
         return Targets(weights, reasons)
+
+
+def _volatilities(symbols: list[str], returns: np.ndarray) -> dict[str, float]:
+    "Annual volatility by symbol, as a fraction; NaN where a return is missing, or there are fewer than two."
+    if len(returns) < 2:
+        return dict.fromkeys(symbols, math.nan)
+    return dict(zip(symbols, (returns.std(axis=0, ddof=1) * math.sqrt(TRADING_DAYS)).tolist(), strict=True))
 
 
 def _finite(x: float) -> float | None:
@@ -121,10 +131,12 @@ def inverse_volatility(returns: pd.DataFrame, target: float) -> dict[str, float]
     """
     if not len(returns.columns):
         return {}
-    inverse = 1.0 / returns.std(ddof=1)
+    values = returns.to_numpy(dtype=float)
+    inverse = 1.0 / values.std(axis=0, ddof=1)
     shares = inverse / inverse.sum()
-    expected = math.sqrt(float(shares @ returns.cov() @ shares) * TRADING_DAYS)
-    return {str(symbol): float(share) * target / expected for symbol, share in shares.items()}
+    covariance = np.atleast_2d(np.cov(values, rowvar=False))
+    expected = math.sqrt(float(shares @ covariance @ shares) * TRADING_DAYS)
+    return {str(symbol): float(share) * target / expected for symbol, share in zip(returns.columns, shares, strict=True)}
 
 
 def capped(weights: Mapping[str, float], max_gross: float, max_weight: float) -> dict[str, float]:

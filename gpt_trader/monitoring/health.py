@@ -93,18 +93,28 @@ def key_metrics(ws: "Workspace", readings: list[Reading]) -> list[dict[str, Any]
 # %% ../../nbs/monitoring/35_health.ipynb #10
 def check_broker(ws: "Workspace") -> Check:
     """Ask the broker, and compare its positions and cash with the book."""
-    from gpt_trader.trading.broker import decimal_text
-    from gpt_trader.trading.paper import PaperBroker
-    from gpt_trader.trading.positions import book
+    from gpt_trader.trading.broker import BrokerError, BrokerTimeout
 
     if ws.moment is not None:
         return Check("broker", None, NOT_KNOWN_THEN + ": a broker answers for the present")
-    if not (ws.state_dir / "paper.db").exists():
+    if ws.config.app.broker.kind == "paper" and not (ws.state_dir / "paper.db").exists():
         return Check("broker", None, "no account was ever opened with the simulated broker")
-    broker = PaperBroker(ws, ws.instruments, ws.config.app.broker.paper, ws.clock, calendar=ws.calendar)
     try:
-        account, theirs, ours = broker.account(), broker.positions(), book(ws)
-        rows = ws.store.rows("SELECT broker_seq, execution_id FROM event_cursor WHERE broker = ?", [broker.name])
+        return _ask_broker(ws)
+    except BrokerError as e:
+        return Check("broker", Status.UNKNOWN if isinstance(e, BrokerTimeout) else Status.CRITICAL, f"the broker did not answer: {e.what}")
+
+
+def _ask_broker(ws: "Workspace") -> Check:
+    from gpt_trader.trading.broker import decimal_text
+    from gpt_trader.trading.brokers import open_broker
+    from gpt_trader.trading.positions import book
+
+    broker = open_broker(ws)
+    try:
+        account, theirs, ours = broker.account(), broker.positions(), book(ws, broker=broker.name)
+        rows = ws.store.rows("SELECT broker_seq, execution_id FROM event_cursor WHERE broker = ? AND epoch = ?",
+                             [broker.name, broker.epoch])
         cursor = int(rows[0]["broker_seq"]) if rows else 0
         there = broker.events(cursor - 1, 1) if cursor else []
         ahead = len(broker.events(cursor))

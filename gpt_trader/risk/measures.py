@@ -58,7 +58,10 @@ def scenario_pnl(exposures: Mapping[str, float], returns: pd.DataFrame) -> pd.Da
     """
     held = {symbol: float(value) for symbol, value in exposures.items() if value}
     _checked(held, returns)
-    return returns[list(held)].dropna().mul(pd.Series(held, dtype=float), axis=1)
+    columns = returns.columns.get_indexer(list(held))
+    moves = returns.to_numpy(dtype=float)[:, columns]
+    whole = ~np.isnan(moves).any(axis=1)
+    return pd.DataFrame(moves[whole] * np.array([*held.values()]), index=returns.index[whole], columns=returns.columns[columns])
 
 # %% ../../nbs/risk/10_measures.ipynb #11
 def _tail(losses: np.ndarray, confidence: float) -> tuple[np.ndarray, int]:
@@ -316,19 +319,21 @@ class RiskReport:
 
 
 def risk_report(values: Mapping[str, float], adj_close: pd.DataFrame, *, equity: float, confidence: float = 0.95, horizon: int = 1,
-                window: int = 500, equity_curve: Sequence[float] = ()) -> RiskReport:
+                window: int = 500, equity_curve: Sequence[float] = (), returns: pd.DataFrame | None = None) -> RiskReport:
     """Measure a book.
 
     values: signed market value in USD by symbol. adj_close: sessions x symbols, adjusted closes up to the day of the marks. equity: USD.
     window: scenarios asked for. equity_curve: equities up to now, for the drawdown. `volatility` is the book's own through the scenarios,
-    annualised, over equity.
+    annualised, over equity. returns: the scenarios, where the caller has them already; adj_close, horizon and window only describe them
+    then.
     """
     held = {symbol: float(value) for symbol, value in values.items() if value}
     fall = drawdown(list(equity_curve)) if len(equity_curve) else None
     if not held:
         return RiskReport(confidence, horizon, window, 0, equity, 0.0, 0.0, exposure=exposure({}), volatility=0.0, drawdown=fall)
-    returns = scenario_returns(adj_close[[s for s in held if s in adj_close.columns]], horizon, window)
-    scenarios = int(returns.notna().all(axis=1).sum())
+    if returns is None:
+        returns = scenario_returns(adj_close[[s for s in held if s in adj_close.columns]], horizon, window)
+    scenarios = int(returns[[s for s in held if s in returns.columns]].notna().all(axis=1).sum())
     problem = _obstacle(held, returns, scenarios)
     if problem:
         return RiskReport(confidence, horizon, window, scenarios, equity, None, None, values=held, exposure=exposure(held),

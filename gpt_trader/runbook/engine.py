@@ -273,6 +273,17 @@ def _adopt(ws: "Workspace", folder: str) -> None:
         db.execute(f"INSERT OR REPLACE INTO runs VALUES ({','.join('?' * len(row))})", row)
 
 # %% ../../nbs/runbook/20_engine.ipynb #17
+@contextmanager
+def _as_it_is_now(ws: "Workspace", before: int) -> "Iterator[Workspace]":
+    """The workspace after the notebook: opened anew where that put another state in its place, whose journal and clock count now."""
+    if ws.state_dir.stat().st_ino == before:
+        yield ws
+        return
+    with type(ws).open(ws.root) as now:
+        now.journal.actor = ws.journal.actor
+        yield now
+
+# %% ../../nbs/runbook/20_engine.ipynb #18
 def _draft(ws: "Workspace", run_id: str) -> Path:
     with disk_errors("write the report", ws.reports_dir):
         ws.reports_dir.mkdir(exist_ok=True)
@@ -293,7 +304,7 @@ def _alive(pid: int) -> bool:
         return True
     return True
 
-# %% ../../nbs/runbook/20_engine.ipynb #19
+# %% ../../nbs/runbook/20_engine.ipynb #20
 def run_procedure(
     ws: "Workspace",
     name: str,  # dashes and underscores alike
@@ -335,17 +346,6 @@ def run_procedure(
     return run
 
 
-@contextmanager
-def _as_it_is_now(ws: "Workspace", before: int) -> "Iterator[Workspace]":
-    """The workspace after the notebook: opened anew where that put another state in its place, whose journal and clock count now."""
-    if ws.state_dir.stat().st_ino == before:
-        yield ws
-        return
-    with type(ws).open(ws.root) as now:
-        now.journal.actor = ws.journal.actor
-        yield now
-
-
 def _past_moment(ws: "Workspace", entry: Entry, as_of: str) -> dict[str, str]:
     """The moment in full, as the run's record has it. UsageError when there is none such, or the notebook acts."""
     if entry.declaration.mutates or entry.chapter == "playbooks":
@@ -371,7 +371,7 @@ def _environment(ws: "Workspace", run_id: str, parent: str | None) -> dict[str, 
     return {RUN_ID: run_id, PARENT: parent or "", "GPT_TRADER_HOME": str(ws.root), "PLOTLY_RENDERER": "plotly_mimetype",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
-# %% ../../nbs/runbook/20_engine.ipynb #20
+# %% ../../nbs/runbook/20_engine.ipynb #21
 def _finish(ws: "Workspace", entry: Entry, draft: Path, values: Mapping[str, Any], run_id: str, parent: str | None, started: datetime,
             clock: float, crash: _Crash | None, engine: str) -> Run:
     """Everything after the kernel: outcome, journal, files, index."""
@@ -396,7 +396,7 @@ def _finish(ws: "Workspace", entry: Entry, draft: Path, values: Mapping[str, Any
     _index(ws, run, entry.chapter, parent)
     return run
 
-# %% ../../nbs/runbook/20_engine.ipynb #22
+# %% ../../nbs/runbook/20_engine.ipynb #23
 def run_many(
     ws: "Workspace",
     wanted: Sequence[tuple[str, Mapping[str, Any]]],  # (name, parameters) of each

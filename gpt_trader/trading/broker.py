@@ -255,7 +255,11 @@ class Broker(Protocol):
 
     name: str
     simulated: bool
-    epoch: str  # names the numbering of its events: where it changes, they are taken in from the first again (each is booked once)
+
+    @property
+    def epoch(self) -> str:
+        """Names the numbering of its events: where it changes, they are taken in from the first again (each is booked once)."""
+        ...
 
     def submit(self, order: OrderRequest) -> BrokerOrder:
         """Send the order. Again under the same id: nothing happens twice, its present view is returned. OrderConflict: the id stands
@@ -298,6 +302,10 @@ class Broker(Protocol):
 
     def events(self, after: int = 0, limit: int = 10_000) -> list[BrokerEvent]:
         """Events with seq above `after`, in order, at most `limit`."""
+        ...
+
+    def close(self) -> None:
+        """Let files and connections go."""
         ...
 
 # %% ../../nbs/trading/20_broker.ipynb #20

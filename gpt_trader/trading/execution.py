@@ -8,11 +8,12 @@ __all__ = ['PreTradeCheck', 'Refusal', 'OrderContext', 'Placement', 'Placer', 'E
 # %% ../../nbs/trading/60_execution.ipynb #2
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..core.clock import utc_text
 from ..core.journal import Journal
 from ..core.outcome import Status, UsageError
 from .broker import Broker, BrokerTimeout, OrderConflict, OrderRequest, to_decimal
@@ -51,6 +52,14 @@ class OrderContext:
     equity: Decimal | None  # USD; None while the mark of a held symbol is missing
     working: tuple[dict[str, Any], ...]  # rows of the orders table to which something may still happen
     orders_in_session: int  # created so far for the session
+    recent: tuple[dict[str, Any], ...] = ()  # rows of those that were created in the last hour, oldest first
+
+    def only_reduces(self, order: OrderRequest) -> bool:
+        """Whether the order brings its position towards zero and not past it, were all working orders of its side filled and no other."""
+        working = sum((Decimal(row["quantity"]) - Decimal(row["filled_quantity"]) for row in self.working
+                       if (row["symbol"], row["side"]) == (order.symbol, order.side)), Decimal(0))
+        held = self.positions.get(order.symbol, Decimal(0))
+        return (held > 0) == (order.side == "sell") and held != 0 and working + order.quantity <= abs(held)
 
 
 PreTradeCheck = Callable[[OrderRequest, OrderContext], Sequence[Refusal]]
@@ -107,11 +116,23 @@ class _Records(Sender):
                 self.mark_unknown(row, str(e))
         return self.placement(order.client_order_id, repeated=True)
 
-# %% ../../nbs/trading/60_execution.ipynb #9
+# %% ../../nbs/trading/60_execution.ipynb #10
+_RECENT = timedelta(hours=1)
+
+
 class Placer(_Records):
     """Takes decisions to the broker."""
 
     checks: Sequence[PreTradeCheck] = ()
+    exits_under_halt = False  # whether an order that only reduces may go without a permit, when its call asks for it
+    _leaving: str = ""  # client order id of the exit that goes without one, while it does
+
+    def permission(self, row: Mapping[str, Any]) -> Permit:
+        """Whether this order may be sent now: the trading permit, or the choice to let this exit go without."""
+        allowed = self.permit()
+        if not allowed and row["client_order_id"] == self._leaving:
+            return Permit(True, f"an exit by choice, although {allowed.message}")
+        return allowed
 
     def context(self, session: date, marks: Mapping[str, Any] | None = None, without: str = "") -> OrderContext:
         """What a check sees now; `without`: the client order id of a working order that is about to be replaced."""
@@ -119,8 +140,10 @@ class Placer(_Records):
         now = book(self.store, prices)
         working = self.store.rows(f"SELECT * FROM orders WHERE status IN ({','.join('?' * len(OPEN))}) ORDER BY created_seq", OPEN)
         working = [row for row in working if row["client_order_id"] != without]
-        count = self.store.rows("SELECT count(*) AS n FROM orders WHERE session = ? AND status <> 'refused'", [session.isoformat()])[0]["n"]
-        return OrderContext(session, self.journal.clock.now(), now.positions, now.cash, prices, now.equity, tuple(working), count)
+        moment = self.journal.clock.now()
+        sent = self.store.rows("SELECT * FROM orders WHERE session = ? AND status <> 'refused' ORDER BY created_seq", [session.isoformat()])
+        recent = tuple(row for row in sent if row["created_at"] >= utc_text(moment - _RECENT))
+        return OrderContext(session, moment, now.positions, now.cash, prices, now.equity, tuple(working), len(sent), recent)
 
     def place(
         self,
@@ -130,11 +153,12 @@ class Placer(_Records):
         marks: Mapping[str, Any] | None = None,  # USD a share, for the checks
         meta: Mapping[str, Any] | None = None,  # why, for the record: JSON values
         replaces: str = "",  # client order id of a working order in whose place it is sent
+        under_halt: bool = False,  # send it without a permit too, if it only reduces and risk.yaml lets exits go under a halt
     ) -> Placement:
         """Check, journal and send an order. Again under the same id: nothing is created, and what became of it is found out.
 
-        TradingHalted without a permit; OrderConflict when the id stands for another order; whatever else the broker raises leaves the
-        order *created*, for `place` or `reconcile` to resolve.
+        TradingHalted without a permit (an exit that may go under a halt apart); OrderConflict when the id stands for another order;
+        whatever else the broker raises leaves the order *created*, for `place` or `reconcile` to resolve.
         """
         known = self.order_row(order.client_order_id)
         if known is not None:
@@ -144,14 +168,20 @@ class Placer(_Records):
         if refusals:
             return self._refuse(order, session, refusals)
         allowed = self.permit()
-        if not allowed:
+        leaving = not allowed and under_halt and self.exits_under_halt and context.only_reduces(order)
+        if not allowed and not leaving:
             raise self.halt(order.client_order_id, session.isoformat(), allowed)
         body = order.to_json() | {"broker": self.broker.name, "meta": dict(meta or {})} | ({"replaces": replaces} if replaces else {})
+        body |= {"under_halt": allowed.message} if leaving else {}
         self.journal.append("order.created", body, subject=order.client_order_id, session=session.isoformat())
-        self.send(self.order_row(order.client_order_id) or {}, sent=False)
+        self._leaving = order.client_order_id if leaving else ""
+        try:
+            self.send(self.order_row(order.client_order_id) or {}, sent=False)
+        finally:
+            self._leaving = ""
         return self.placement(order.client_order_id)
 
-# %% ../../nbs/trading/60_execution.ipynb #11
+# %% ../../nbs/trading/60_execution.ipynb #12
 class Executor(Placer):
     """Places, cancels and follows orders at one broker, on one journal."""
 
@@ -162,6 +192,7 @@ class Executor(Placer):
         checks: Sequence[PreTradeCheck] = (),  # all are asked; any refusal stops the order
         *,
         permit: Callable[[], Permit] | None = None,  # None: the workspace's file
+        exits_under_halt: bool = False,  # whether a call may let an order that only reduces go without a permit; risk.yaml says
         log: Any = None,  # a core.telemetry logger; None: the workspace's trading log
         attempts: int = 3,  # sends under one id before a silent broker's order is left unknown
     ) -> None:
@@ -174,7 +205,7 @@ class Executor(Placer):
 
             journal, permit, log = where.journal, permit or partial(check, where.state_dir), log or get_logger(where, "trading")
         super().__init__(journal, broker, permit, log, attempts)
-        self.checks = tuple(checks)
+        self.checks, self.exits_under_halt = tuple(checks), exits_under_halt
 
     def cancel(self, client_order_id: str, reason: str) -> Placement:
         """Cancel what remains of an order, and take in what the broker says. Needs no permit. UsageError for an id that we do not know."""
@@ -193,8 +224,10 @@ class Executor(Placer):
 
     def replace(self, client_order_id: str, order: OrderRequest, *, session: date, marks: Mapping[str, Any] | None = None,
                 meta: Mapping[str, Any] | None = None) -> Placement:
-        """Put `order` in the place of a working one: checked, journalled and sent as in `place`. The old order is done when the broker says
-        so; until then either may be filled. UsageError for an id that we do not know, or of an order that is done."""
+        """Put `order` in the place of a working one: checked, journalled and sent as in `place`, with its marks and meta. The old order is
+        done when the broker says so; until then either may be filled. UsageError for an id that we do not know, or of an order that is
+        done.
+        """
         old = self.placement(client_order_id)
         if self.order_row(order.client_order_id) is None and old.status in TERMINAL:
             raise UsageError(f"order {client_order_id} is {old.status} and cannot be replaced", mend="Place a new order")

@@ -68,6 +68,10 @@ class Sender(Answers):
         super().__init__(journal, broker, log)
         self.permit, self.attempts = permit, attempts
 
+    def permission(self, row: Mapping[str, Any]) -> Permit:
+        """Whether this order may be sent now: the trading permit, for every order alike."""
+        return self.permit()
+
     def halt(self, client_order_id: str, session: str | None, permit: Permit) -> TradingHalted:
         """Record that an order was held back; returns the exception to raise."""
         self.log("error", f"order {client_order_id} was not sent: {permit.message}", client_order_id=client_order_id)
@@ -85,7 +89,7 @@ class Sender(Answers):
         client_order_id = row["client_order_id"]
         for _ in range(self.attempts):
             row = self.order_row(client_order_id) or row
-            permit = self.permit()
+            permit = self.permission(row)
             if not permit:
                 if sent:
                     self.mark_unknown(row, f"it may have been sent; {permit.message}")
