@@ -1,9 +1,9 @@
 """What the record costs an order, and how quickly a halt holds.
 
 *Cycle*: an order from the decision to the booked fill, through permit, checks, journal (durable commits), send and intake, against the
-bare calls to the same broker (submit, then its events), order by order in turn. *Halt*: a desk sends without pause, from another thread; the
-time from the call that removes the permit to the start of the last send after it. *Command*: from starting `gpt-trader halt` to the permit's
-being gone.
+bare calls to the same broker (submit, then its events), order by order in turn. *Halt*: a desk sends without pause, from another thread;
+the time from the call that removes the permit to the start of the last send after it. *Command*: from starting `gpt-trader halt` to the
+permit's being gone.
 """
 import statistics
 import subprocess
@@ -172,7 +172,7 @@ def measure() -> list[Row]:
                 f"the bare broker calls: {spread(theirs, form)}", f"{form(cost)} added", f"under {ADDED_MS:g} ms added", cost < ADDED_MS),
             Row(f"from the halt to the last order that leaves a running desk ({HALTS} halts)",
                 f"{spread(stops, form)}, at most {form(max(stops))}", "", "", f"under {HALT_MS:g} ms", max(stops) < HALT_MS),
-            Row("`gpt-trader halt`, from its start to the permit's being gone", spread(gone, lambda x: f"{x:.0f} ms"), "", "", "said", True)]
+            Row("`gpt-trader halt`, until the permit is gone", spread(gone, lambda x: f"{x:.0f} ms"), "", "", "said", True)]
 
 
 if __name__ == "__main__":
