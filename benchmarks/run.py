@@ -8,6 +8,7 @@ import bench_demo
 import bench_engine
 import bench_help
 import bench_journal
+import bench_orders
 import bench_pretrade
 import bench_risk
 from measure import table
@@ -15,7 +16,7 @@ from measure import table
 
 def main() -> int:
     """Measure, print, and judge."""
-    benches = (bench_journal, bench_help, bench_demo, bench_dashboard, bench_engine, bench_pretrade, bench_backtest, bench_risk)
+    benches = (bench_journal, bench_help, bench_demo, bench_dashboard, bench_engine, bench_orders, bench_pretrade, bench_risk, bench_backtest)
     rows = [row for bench in benches for row in bench.measure()]
     print(f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; median (quartiles)\n")
     print(table(rows))
