@@ -16,7 +16,8 @@ from measure import table
 
 def main() -> int:
     """Measure, print, and judge."""
-    benches = (bench_journal, bench_help, bench_demo, bench_dashboard, bench_engine, bench_orders, bench_pretrade, bench_risk, bench_backtest)
+    benches = (bench_journal, bench_help, bench_demo, bench_dashboard, bench_engine, bench_orders, bench_pretrade, bench_risk,
+               bench_backtest)
     rows = [row for bench in benches for row in bench.measure()]
     print(f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; median (quartiles)\n")
     print(table(rows))

@@ -100,8 +100,8 @@ def _after_act(p: "Procedure", incident: Incident | None, chosen: Choice | None,
         return Status.OK, f"Resolved: {tried}; {after.outcome.summary}", False
     if sound and resolved.status in (Status.OK, Status.WARNING) and resolved.outcome.figures.get("aim_met_then"):
         return Status.WARNING, f"{tried[:1].upper()}{tried[1:]}, and is under way: {resolved.outcome.summary}", False
-    told = _escalate(p, incident, f"{p.name}: {tried} and did not keep the limits. {resolved.outcome.summary}")
-    return Status.CRITICAL, f"Escalated ({told}): {tried} and did not keep the limits. {resolved.outcome.summary}", True
+    told = _escalate(p, incident, f"{p.name}: {tried} and did not help. {resolved.outcome.summary}")
+    return Status.CRITICAL, f"Escalated ({told}): {tried} and did not help. {resolved.outcome.summary}", True
 
 
 def _escalate(p: "Procedure", incident: Incident | None, message: str) -> str:
