@@ -32,7 +32,7 @@ class Quote:
 
     @classmethod
     def of(cls, symbol: str, at: datetime, bid: Any, ask: Any, bid_size: Any, ask_size: Any) -> "Quote":
-        """From numbers of any kind. DataError for prices or sizes that cannot be."""
+        """From numbers of any kind; at: when it was made, UTC. DataError for prices or sizes that cannot be."""
         b, a, bs, sz = (to_decimal(x, f"a quote of {symbol}") for x in (bid, ask, bid_size, ask_size))
         if not 0 < b <= a or bs < 0 or sz < 0:
             raise DataError(f"{symbol} cannot be quoted {b} x {bs} to {a} x {sz}",

@@ -50,7 +50,7 @@ def _record(ws: "Workspace", granted: bool, *, by: str, reason: str, since: str,
 
 
 def note_halt(ws: "Workspace", *, reason: str, how: str, actor: str | None = None) -> Entry | None:
-    """Put on record that the permit was taken away, unless that is on record already."""
+    """Put on record that the permit was taken away, unless that is on record already. how: ACT or NOTICED."""
     last = _last(ws)
     if last is not None and not last["granted"]:
         return None
