@@ -133,6 +133,39 @@ def test_without_a_permit_the_act_is_critical_and_nothing_is_at_the_broker(ws):
     assert {o["what"] for o in run.outcome.figures["orders"]} == {"not sent"}
 
 
+def test_flatten_closes_the_whole_book_within_the_collar(ws):
+    held = at_broker(ws)[0]
+    dry = run_procedure(ws, "flatten_positions")
+    assert dry.error is None and dry.status == "warning" and at_broker(ws)[1] == []
+    run = run_procedure(ws, "flatten_positions", {"collar": 0.08, "execute": True})
+    assert run.error is None and (run.status, run.outcome.verification) == ("warning", "verified"), run.outcome.summary
+    closes = Market.load(ws).closes(pd.Timestamp(LAST).date())
+    orders = at_broker(ws)[1]
+    assert expected(ws) == {} and {o.symbol for o in orders} == set(held)
+    for o in orders:
+        assert o.type == "limit" and o.side == "sell" and closes[o.symbol] * D("0.92") <= o.limit_price <= closes[o.symbol] * D("0.9201")
+    again = run_procedure(ws, "flatten_positions", {"execute": True})
+    assert again.error is None and len(at_broker(ws)[1]) == len(orders), "what is on its way is not sent again"
+    replay(ws, 1)
+    with Workspace.open(ws.root) as now:
+        filled = now.store.rows("SELECT symbol, status FROM orders WHERE client_order_id LIKE '%-flat'")
+    assert {r["symbol"] for r in filled} == set(held) and {r["status"] for r in filled} == {"filled"}
+
+
+@pytest.mark.parametrize(("policy", "asked", "sent"), [("false", False, 0), ("false", True, 0), ("true", False, 0), ("true", True, 1)])
+def test_exits_leave_under_a_halt_only_where_the_policy_and_the_call_say_so(root, policy, asked, sent):
+    (root / "config" / "risk.yaml").write_text(f"limits:\n  exits_under_halt: {policy}\n")
+    with Workspace.open(root) as ws:
+        revoke(ws.state_dir)
+        run = run_procedure(ws, "flatten_positions", {"symbols": ["IBM"], "under_halt": asked, "execute": True})
+        assert len(at_broker(ws)[1]) == sent
+        assert (run.exit_code == 64) == (asked and policy == "false")
+        if sent:
+            assert (run.status, run.outcome.verification) == ("warning", "verified"), run.outcome.summary
+        elif not asked:
+            assert (run.status, run.outcome.verification) == ("critical", "verified"), run.outcome.summary
+
+
 def test_a_book_that_cannot_be_hedged_says_so(ws):
     run = run_procedure(ws, "increase_hedging", {"execute": True})
     assert run.error is None and run.status == "critical" and "permits none" in run.outcome.summary

@@ -329,7 +329,7 @@ def chapter_names() -> list[str]:
 
 # ---------------------------------------------------------------- command line
 def commands() -> list[tuple[str, Any]]:
-    """Every command with its words, the packaged procedures included."""
+    """Every command with its words, the packaged procedures included; of two by one name, the one that a shell reaches."""
     import click
 
     from gpt_trader.cli.main import cli, procedure_command
@@ -343,7 +343,8 @@ def commands() -> list[tuple[str, Any]]:
                 yield from walk(command, f"{words} {name}")
 
     own = list(walk(cli, "gpt-trader"))
-    return own + [(f"gpt-trader {e.command}", procedure_command(e)) for e in entries()]
+    names = {words for words, _ in own}
+    return own + [(words, procedure_command(e)) for e in entries() if (words := f"gpt-trader {e.command}") not in names]
 
 
 def _flag(option: Any) -> str:

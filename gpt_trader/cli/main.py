@@ -171,7 +171,7 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(n, self.commands[n].get_short_help_str(90)) for n in super().list_commands(ctx)])
         chapters: dict[str, list[tuple[str, str]]] = {}
-        for entry in self._entries(ctx).values():
+        for entry in (e for e in self._entries(ctx).values() if e.command not in self.commands):
             chapters.setdefault(entry.chapter, []).append((entry.command, _subtitle(entry)))
         for chapter, rows in chapters.items():
             with formatter.section(f"Procedures: {chapter.replace('_', ' ')}"):

@@ -198,23 +198,23 @@ def _whole(quantity: Decimal, lot: Decimal) -> Decimal:
     return (quantity / lot).to_integral_value(ROUND_FLOOR) * lot
 
 
-def _obstacle(ground: Ground, symbol: str, held: Decimal, target: Decimal) -> str | None:
+def _obstacle(ground: Ground, symbol: str, held: Decimal, target: Decimal, collar: Decimal | None) -> str | None:
     "Why nothing can be decided for the symbol."
     unknown = [r["client_order_id"] for r in ground.working if r["symbol"] == symbol and r["status"] in ("created", "unknown")]
     if unknown:
         return f"what became of {', '.join(unknown)} is not known: reconcile first"
     if symbol in ground.market.splits(ground.session):
         return f"it splits before the open of {ground.session}: decide on the new shares"
+    if symbol not in ground.prices and (collar or not _reduces(held, target)):
+        return "it has no price" + (", and only an order at the market goes without one" if _reduces(held, target) else "")
     if _reduces(held, target):
         return None
-    if symbol not in ground.prices:
-        return "it has no price"
     return f"the prices are of {ground.marked}, {ground.age} sessions old: only what reduces risk is sent on them" if ground.age else None
 
 # %% ../../nbs/live/44_acting.ipynb #12
 def _limit_price(ground: Ground, symbol: str, side: str, collar: Decimal | None) -> Decimal | None:
     "The worst price to accept, in whole ticks, rounded towards the close; None for a market order."
-    if collar is None or symbol not in ground.prices:
+    if collar is None:
         return None
     away = 1 + collar if side == "buy" else 1 - collar
     return ground.ws.instruments.round_price(symbol, ground.prices[symbol] * away, "down" if side == "buy" else "up")
@@ -262,7 +262,7 @@ class _Decided:
 def _decide_one(ground: Ground, symbol: str, target: Decimal, label: str, collar: Decimal | None, participation: float | None) -> _Decided:
     held = ground.held.get(symbol, Decimal(0))
     goal = target if target in (held, 0) else ground.ws.instruments.round_quantity(symbol, target)
-    if why := _obstacle(ground, symbol, held, goal):
+    if why := _obstacle(ground, symbol, held, goal, collar):
         return _Decided(skipped=why)
     change, mine = goal - held, [r for r in ground.working if r["symbol"] == symbol]
     against = tuple(r for r in mine if not change or r["side"] != _side(change))

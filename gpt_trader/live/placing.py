@@ -73,6 +73,7 @@ def act(
     plan: OrderPlan,
     *,
     meta: Mapping[str, Any],  # why, for the record of each order: JSON values
+    under_halt: bool = False,  # send without a permit what only reduces, where risk.yaml lets exits go under a halt
 ) -> Acted:
     """Cancel what is in the way, then place the orders. Again: nothing is sent twice. StorageError while another act is under way."""
     ws, executor = ground.ws, ground.executor
@@ -91,7 +92,7 @@ def act(
             before = _start(ground, plan)
         except BrokerTimeout as e:
             return Acted(cancelled=cancelled, problem=f"the broker does not say what it holds, and no order was sent: {e}")
-        results = tuple(_place_all(ground, plan, meta))
+        results = tuple(_place_all(ground, plan, meta, under_halt))
         halted = next((r.reason for r in results if r.what == "not sent"), "")
         return Acted(follow(ground, results), cancelled, before, halted)
 
@@ -137,7 +138,7 @@ def _cancel(ground: Ground, row: Mapping[str, Any], reason: str) -> OrderResult:
     return _result(row["symbol"], row["side"], Decimal(row["quantity"]), ground.executor.cancel(row["client_order_id"], reason))
 
 
-def _place_all(ground: Ground, plan: OrderPlan, meta: Mapping[str, Any]) -> Iterator[OrderResult]:
+def _place_all(ground: Ground, plan: OrderPlan, meta: Mapping[str, Any], under_halt: bool) -> Iterator[OrderResult]:
     halted = ""
     for order in (o.request for o in plan.orders):
         asked = (order.symbol, order.side, order.quantity)
@@ -145,7 +146,7 @@ def _place_all(ground: Ground, plan: OrderPlan, meta: Mapping[str, Any]) -> Iter
             yield OrderResult(order.client_order_id, *asked, "not sent", reason=halted)
             continue
         try:
-            yield _result(*asked, ground.executor.place(order, session=plan.session, marks=ground.prices, meta=meta))
+            yield _result(*asked, ground.executor.place(order, session=plan.session, marks=ground.prices, meta=meta, under_halt=under_halt))
         except TradingHalted as e:
             halted = str(e)
             yield OrderResult(order.client_order_id, *asked, "not sent", reason=halted)
