@@ -3,6 +3,8 @@ import ctypes
 import os
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,19 @@ def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory):
             patch.delenv(name, raising=False)
         patch.setenv("GPT_TRADER_ENGINE", os.environ.get("GPT_TRADER_ENGINE", "plain"))  # the warm engine's own tests say otherwise
         yield
+
+
+@pytest.fixture(scope="module")
+def warm_engine() -> Iterator[None]:
+    """The warm engine, as users have it, for the procedures of one file; its fork server is the file's own and ends with it."""
+    from gpt_trader.runbook import rendezvous
+
+    with tempfile.TemporaryDirectory(prefix="gt-") as folder, pytest.MonkeyPatch.context() as patch:
+        os.chmod(folder, 0o700)
+        for name, value in {"GPT_TRADER_ENGINE": "warm", "XDG_RUNTIME_DIR": folder, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+                            "MKL_NUM_THREADS": "1"}.items():
+            patch.setenv(name, value)
+        if rendezvous.supported():
+            rendezvous.start(wait=200)
+        yield
+        rendezvous.stop()

@@ -24,6 +24,7 @@ from gpt_trader.runbook.engine import run_procedure
 from gpt_trader.trading.brokers import open_broker
 from gpt_trader.trading.permit import grant, revoke
 
+pytestmark = pytest.mark.usefixtures("warm_engine")
 LAST, LIMIT = "2013-02-26", 30_000
 BREACH = f"limits:\n  max_var: {LIMIT}\n  max_expected_shortfall: 60000\n"
 MAY_ACT = "approvals:\n  procedures:\n    reduce_positions: none\n    close_high_risk_positions: none\n"

@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("alpaca", reason="pip install 'gpt_trader[alpaca]'")
 pytest.importorskip("starlette", reason="pip install 'gpt_trader[venue]'")
 
-from dashboard_harness import WARM  # noqa: E402
 from venue_harness import AT, RunningVenue, running_venue  # noqa: E402
 
 from gpt_trader.core.clock import SimulatedClock, parse_utc  # noqa: E402
@@ -20,7 +19,6 @@ from gpt_trader.core.outcome import Status  # noqa: E402
 from gpt_trader.core.workspace import Workspace  # noqa: E402
 from gpt_trader.dataflow.ingestion import ingest  # noqa: E402
 from gpt_trader.dataflow.providers import EmbeddedProvider  # noqa: E402
-from gpt_trader.runbook import rendezvous  # noqa: E402
 from gpt_trader.runbook.engine import Run, run_procedure  # noqa: E402
 from gpt_trader.trading.active import active  # noqa: E402
 from gpt_trader.trading.broker import OrderRequest  # noqa: E402
@@ -37,18 +35,8 @@ approvals:
   procedures: {{retry_failed_orders: none, switch_broker: none, halt_trading: none, adjust_position_sizes: confirm}}
 """
 DOWN = {"kind": "error", "status": 500}
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("procedures_trading")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_engine() -> Iterator[None]:
-    """The warm engine, as users have it; it ends with this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in WARM.items():
-            patch.setenv(name, value)
-        rendezvous.start()
-        yield
-        rendezvous.stop()
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("procedures_trading"),
+              pytest.mark.usefixtures("warm_engine")]
 
 
 @pytest.fixture

@@ -235,7 +235,7 @@ def test_each_procedure_keeps_the_contract() -> None:
                       for tree in trees for call in calls(tree, "open_procedure")]
             if opened != [name]:
                 yield f"{said(notebook)}: opens {opened or 'no procedure'}, not open_procedure({name!r}, globals(), …) once"
-            ends = ("finish", "conclude", "conclude_resolution")  # a playbook concludes from its procedures
+            ends = ("finish", "conclude")  # a playbook concludes from its procedures
             if not trees or not [c for name in ends for c in calls(trees[-1], name)]:
                 yield f"{said(notebook)}: does not end in p.finish(Outcome(…))"
 

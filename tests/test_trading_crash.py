@@ -13,7 +13,7 @@ import pytest
 from trading_harness import Fatal, SmallDesk, real_bars
 
 HARNESS = Path(__file__).with_name("trading_harness.py")
-KILLS = 100 if os.environ.get("GPT_TRADER_SOAK") == "1" else 25
+KILLS = 100 if os.environ.get("GPT_TRADER_SOAK") == "1" else 15
 
 
 def die() -> None:

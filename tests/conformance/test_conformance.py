@@ -47,7 +47,7 @@ DIFFERENCES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
     """A fork server of this process's own, in a private folder; without one this test would compare a kernel with itself."""
     from gpt_trader.runbook import rendezvous
