@@ -242,6 +242,30 @@ def test_each_procedure_keeps_the_contract() -> None:
     none_of(list(problems()))
 
 
+def test_what_an_executable_notebook_imports_from_the_package_exists() -> None:
+    """A renamed function would show only when the procedure is needed."""
+    def there(module: str, name: str | None) -> bool:
+        try:
+            found = import_module(module)
+            return name is None or hasattr(found, name) or bool(import_module(f"{module}.{name}"))
+        except ModuleNotFoundError as e:
+            if not (e.name or "").startswith("gpt_trader"):
+                return True  # what an extra brings, and this environment lacks
+            return False
+
+    def problems() -> Iterator[str]:
+        for notebook in notebooks(*EXECUTABLE):
+            for node in (n for c in code(notebook) if not re.match(r"\s*[%!]", c["source"]) for n in ast.walk(ast.parse(c["source"]))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gpt_trader"):
+                    module = str(node.module)
+                    yield from (f"{said(notebook)}: {module} has no {n.name}" for n in node.names if not there(module, n.name))
+                elif isinstance(node, ast.Import):
+                    yield from (f"{said(notebook)}: there is no {n.name}" for n in node.names
+                                if n.name.startswith("gpt_trader") and not there(n.name, None))
+
+    none_of(list(problems()))
+
+
 def test_no_two_executable_notebooks_share_a_name() -> None:
     """They are found by name alone: `gpt-trader run NAME`."""
     names = Counter(n.stem for n in notebooks(*EXECUTABLE))

@@ -54,7 +54,7 @@ USED = {  # the structure tests that are shown to fail below
     "test_a_module_builds_on_lower_numbers_of_its_room", "test_folder_number_default_exp_and_module_agree",
     "test_no_two_notebooks_share_a_module_or_a_number", "test_no_module_was_edited_by_hand", "test_notebooks_are_clean",
     "test_every_module_comes_from_a_notebook_that_exists", "test_importing_a_module_does_nothing", "test_each_procedure_keeps_the_contract",
-    "test_each_notebook_names_its_kernel",
+    "test_each_notebook_names_its_kernel", "test_what_an_executable_notebook_imports_from_the_package_exists",
 }
 
 
@@ -180,3 +180,8 @@ def test_a_procedure_under_another_name(tree: Path) -> None:
     procedure = next(iter(sorted((tree / "nbs/procedures").rglob("*.ipynb"))))
     procedure.rename(procedure.with_name("another_name.ipynb"))
     bites(structure(tree, "test_each_procedure_keeps_the_contract"), "another_name.ipynb: opens", "not open_procedure('another_name'")
+
+
+def test_a_procedure_that_imports_what_is_gone(tree: Path) -> None:
+    add_cell(tree / "nbs/procedures/emergency/halt_trading.ipynb", "from gpt_trader.core.outcome import Outcomes")
+    bites(structure(tree, "test_what_an_executable_notebook_imports"), "halt_trading.ipynb: gpt_trader.core.outcome has no Outcomes")
