@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Any
 from ..core.calendar import get_calendar
 from ..core.clock import SimulatedClock, SystemClock, parse_utc, utc_text
 from ..core.extras import need
+from ..core.loopback import listen
 from ..core.outcome import GptTraderError, UsageError
 from . import venueaccount as accounts
 from . import venuedata as data
 from . import venueorders as orders
 from .broker import BrokerError, CorporateAction
 from .venuebooks import VenueBooks
-from .venuedoor import Bucket, Entry, Keys, RequestLog, hold, listen, too_many
+from .venuedoor import Bucket, Entry, Keys, RequestLog, hold, too_many
 from .venuefaults import Active, Fault, Faults
 from .venuemarket import History, Market, read_history
 from .venuestreams import Hub, connect
@@ -446,14 +447,13 @@ class Options:
     start: datetime | None = None  # of a simulated clock; None: half an hour before the open of the 40th newest session of the history
     speed: float = 1.0  # how much faster than the machine's a simulated clock goes; 0: it stands until it is moved
     limit: int = 200  # requests a minute
-    faults: tuple[Fault, ...] = field(default=())
+    faults: tuple[Fault, ...] = ()
 
 
 
 def open_venue(ws: "Workspace", options: Options) -> Venue:
     """The venue that the options describe. UsageError where they do not fit together."""
-    history = read_history(ws) if options.source == "history" else None
-    start = options.start
+    history, start = read_history(ws) if options.source == "history" else None, options.start
     if options.simulated and start is None:
         if history is None:
             raise UsageError("A simulated clock without a history needs a moment to start at", where="gpt-trader venue",
@@ -482,7 +482,7 @@ def serve(ws: "Workspace", options: Options, say: Callable[[str], None] = print)
     """Serve until interrupted, and print where. ConfigError without the extra 'venue', StorageError for a port that is taken."""
     for library in ("starlette", "uvicorn", "websockets", "msgpack"):
         need(library, extra="venue", for_="the venue")
-    listening = listen(options.port)
+    listening = listen(options.port, "gpt-trader venue")
     try:
         v = open_venue(ws, options)
     except BaseException:
