@@ -137,6 +137,15 @@ def test_the_playbook_retries_what_is_safe(ws: Workspace, venue: RunningVenue) -
     assert [e.client_order_id for e in venue.floor.events() if e.kind == "accepted"] == ["unheard"]
 
 
+def test_a_line_that_stays_slow_does_not_call_people_for_an_order_that_is_settled(ws: Workspace, venue: RunningVenue) -> None:
+    place(ws)
+    lost_answer(ws, venue, "unheard")
+    venue.faults({"kind": "slow", "seconds": 0.15, "method": "GET"})
+    done = run(ws, "trading_system_error").outcome
+    assert (done.status, done.verification) == (Status.WARNING, "verified") and not done.figures["escalated"], done.summary
+    assert done.figures["checked_again"]["status"] == "critical", "slow beyond the band, and it answers"
+
+
 def test_the_playbook_halts_when_nobody_answers(ws: Workspace, venue: RunningVenue) -> None:
     place(ws, limit("resting"))
     venue.faults(DOWN)

@@ -137,3 +137,22 @@ def test_a_notebook_that_finds_something_busy_is_a_storage_trouble_with_evidence
         run = engine.run_procedure(ws, "count")
     assert run.exit_code == 74 and "'desk' is in use by" in run.error and run.report.exists()
     assert [r["status"] for r in ws.store.rows("SELECT status FROM procedures")] == ["unknown"]
+
+
+def test_reports_that_are_written_at_once_share_their_script(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    from gpt_trader.runbook.report import plotly_asset
+
+    for attempt in range(10):
+        together = Barrier(4)
+
+        def write_one(reports, together=together):
+            together.wait()
+            return plotly_asset(reports)
+
+        with ThreadPoolExecutor(4) as pool:
+            names = list(pool.map(write_one, [tmp_path / str(attempt)] * 4))
+        folder = tmp_path / str(attempt) / "_assets"
+        assert [f.name for f in folder.iterdir()] == [names[0]] and (folder / names[0]).stat().st_size > 1_000_000

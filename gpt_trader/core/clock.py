@@ -11,6 +11,7 @@ import os
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import get_ident
 from typing import Protocol
 
 from .outcome import StorageError, UsageError
@@ -59,7 +60,7 @@ def write_atomically(
     data: bytes,  # its whole new content
 ) -> None:
     """Replace a file so that readers and crashes see the old content or the new, never a mixture, and it survives a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as f:

@@ -9,7 +9,6 @@ __all__ = ['seconds_text', 'shape_figures', 'tidy_tables', 'plotly_asset', 'plot
 import html
 import json
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
@@ -66,10 +65,7 @@ def plotly_asset(reports: Path) -> str:
     name = f"plotly-{version('plotly')}.min.js"
     target = reports / "_assets" / name
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(".part")
-        shutil.copyfile(_plotly_script(), part)
-        part.replace(target)
+        write_atomically(target, _plotly_script().read_bytes())
     return name
 
 

@@ -6,7 +6,7 @@
 __all__ = ['may_act', 'resolve', 'conclude']
 
 # %% ../../nbs/runbook/52_resolution.ipynb #3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.outcome import GptTraderError, Outcome, Status, worst
@@ -52,6 +52,7 @@ def conclude(
     chosen: Choice | None,
     resolved: "Run | None",  # what `resolve` gave
     check: str,  # the procedure of the diagnosis that says whether the breach is over
+    over: Callable[["Run"], bool] = lambda run: run.status == Status.OK,  # whether it does
 ) -> None:
     """Finish a playbook that chose, and perhaps acted; escalates where the act did not help."""
     executed = resolved is not None and bool(resolved.parameters.get("execute"))
@@ -63,7 +64,7 @@ def conclude(
     elif not executed:
         status, said = worst(r.status for r in runs.values()), f"{_proposal(chosen, open_questions)}. Expected: {resolved.outcome.summary}"
     else:
-        status, said, escalated = _after_act(p, incident, chosen, resolved, after)
+        status, said, escalated = _after_act(p, incident, chosen, resolved, after, over)
     known = catalogue(p.ws.root)
     wanted = [chosen.procedure if chosen and not executed else None, *(r.outcome.recommended for r in [resolved] if r and executed)]
     flat = [n for w in wanted if w for n in ([w] if isinstance(w, str) else w)]
@@ -92,12 +93,12 @@ def _again(p: "Procedure", check: str) -> "Run | None":
 
 
 def _after_act(p: "Procedure", incident: Incident | None, chosen: Choice | None, resolved: "Run",
-               after: "Run | None") -> tuple[Status, str, bool]:
+               after: "Run | None", over: Callable[["Run"], bool]) -> tuple[Status, str, bool]:
     "Status, sentence, and whether people were called."
     tried = f"{chosen.resolution if chosen else resolved.name} was carried out"
     sound = resolved.outcome.verification == "verified"
-    if sound and after is not None and after.status == Status.OK:
-        return Status.OK, f"Resolved: {tried}; {after.outcome.summary}", False
+    if sound and after is not None and over(after):
+        return (Status.OK if after.status == Status.OK else Status.WARNING), f"Resolved: {tried}; {after.outcome.summary}", False
     if sound and resolved.status in (Status.OK, Status.WARNING) and resolved.outcome.figures.get("aim_met_then"):
         return Status.WARNING, f"{tried[:1].upper()}{tried[1:]}, and is under way: {resolved.outcome.summary}", False
     told = _escalate(p, incident, f"{p.name}: {tried} and did not help. {resolved.outcome.summary}")

@@ -38,6 +38,7 @@ class Probe:
     status: Status
     ms: float
     said: str
+    answered: bool  # however late
 
     def row(self) -> dict[str, Any]:
         """For a table."""
@@ -54,7 +55,8 @@ def _probe(question: str, ask: Callable[[], str], alert: float, critical: float)
         said, status = str(e), Status.CRITICAL
     ms = (perf_counter() - started) * 1000
     slow = Status.CRITICAL if ms > critical else Status.WARNING if ms > alert else Status.OK
-    return Probe(question, status if status != Status.OK else slow, ms, said)
+    answered = status == Status.OK
+    return Probe(question, slow if answered else status, ms, said, answered)
 
 
 _AHEAD = 2**62  # the number of no event: to ask what came after it makes a broker look
@@ -77,7 +79,7 @@ def probe(ws: "Workspace", broker: Broker) -> list[Probe]:
 def connection_outcome(broker: Broker, probes: list[Probe]) -> Outcome:
     """The verdict on a broker's answers."""
     silent = [p.question for p in probes if p.status == Status.UNKNOWN]
-    refused = [p for p in probes if p.status == Status.CRITICAL and p.said]
+    refused = next((p for p in probes if p.status == Status.CRITICAL and not p.answered), None)
     slowest = max(probes, key=lambda p: p.ms)
     kind = "simulated" if broker.simulated else "live"
     if silent:
@@ -86,9 +88,9 @@ def connection_outcome(broker: Broker, probes: list[Probe]) -> Outcome:
     else:
         status, then = worst(p.status for p in probes), ["check_account_status"]
         said = f"{broker.name} ({kind}) answers; slowest: {slowest.question} in {slowest.ms:.1f} ms"
-        if refused and refused[0].ms == slowest.ms and status == Status.CRITICAL:
-            said += f" ({refused[0].said})"
-    figures = {"broker": broker.name, "simulated": broker.simulated, "probes": [p.row() for p in probes], "slowest_ms": slowest.ms}
+        said += f"; {refused.question} refused: {refused.said}" if refused else ""
+    figures = {"broker": broker.name, "simulated": broker.simulated, "answers": all(p.answered for p in probes),
+               "probes": [p.row() for p in probes], "slowest_ms": slowest.ms}
     return Outcome(status, said, figures, tuple(then))
 
 # %% ../../nbs/trading/72_inspection.ipynb #8
