@@ -173,8 +173,12 @@ def _written(config: Any, path: str, here: list[str], info: Any) -> str:
         plain = line.split(": ", 1)[1] if ": " in line else ""
         return plain.removesuffix(f"# {comment_of(line)}").strip() if comment_of(line) else plain.strip()
     if here:
-        return ", ".join(f"{k.removeprefix(path + '.')}: {config.raw[k]}" for k in here)
+        return ", ".join(f"{k.removeprefix(path + '.')}: {_short(config.raw[k])}" for k in here)
     return "empty" if not info.is_required() and not info.default else "–" if info.is_required() else str(info.default)
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} from {value[0]} to {value[-1]}" if isinstance(value, list) and len(value) > 8 else str(value)
 
 
 def sections() -> Mapping[str, list[Key]]:

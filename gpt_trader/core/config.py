@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from .fields import Settings, Tighter
+from .modelsettings import ModelSettings
 from .outcome import ConfigError, did_you_mean, nearest
-from .settings import AlertSettings, AppSettings, KeyMetric, ModelSettings, RiskSettings, Rule
+from .settings import AlertSettings, AppSettings, KeyMetric, RiskSettings, Rule
 from .yamlfile import Section, Source, leaves, merge, read_yaml, validate
 
 # %% ../../nbs/core/20_config.ipynb #4

@@ -116,10 +116,14 @@ class ModelForecaster:
         predictors = tuple(Predictor.load(ws, model.head, model.version) for model in found if model is not None)
         return cls(predictors, ws.config.app.strategy.naive_confidence)
 
+    def features(self) -> list[str]:
+        """What its models ask for, each once."""
+        return list(dict.fromkeys(name for p in self.predictors for name in p.model.features))
+
     def _features(self, market: Market) -> pd.DataFrame:
-        "All features of the market, computed once."
+        "The features that the models ask for, computed once."
         if self._cache.get("market") is not market:
-            self._cache = {"market": market, "features": compute_features(market.adjusted)}
+            self._cache = {"market": market, "features": compute_features(market.adjusted, self.features())}
         return self._cache["features"]
 
     def labels(self, market: Market, head: str) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pandas as pd
 from ..core.outcome import DataError, Outcome, Status
 
 if TYPE_CHECKING:
-    from gpt_trader.core.settings import Drift
+    from gpt_trader.core.modelsettings import Drift
     from gpt_trader.core.workspace import Workspace
 
 # %% ../../nbs/ml/70_drift.ipynb #4

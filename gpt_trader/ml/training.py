@@ -57,8 +57,9 @@ def settings_for(config: "Config", head: str | None = None) -> Settings:
     name = head or next(iter(models.heads))
     if name not in models.heads:
         raise UsageError(f"unknown model head {name!r}", where="models.yaml", mend=did_you_mean(name, models.heads))
-    label, walk = models.heads[name].label, models.walk_forward
-    return Settings(name, label.kind, label.window, label.horizon, tuple(f.name for f in select_features()), models.lightgbm.params(),
+    label, walk, wanted = models.heads[name].label, models.walk_forward, models.heads[name].features
+    chosen = select_features(None if wanted == "all" else models.feature_sets[wanted])
+    return Settings(name, label.kind, label.window, label.horizon, tuple(f.name for f in chosen), models.lightgbm.params(),
                     models.lightgbm.num_boost_round, walk.min_train_years, walk.embargo_sessions, models.confidence, walk.bootstrap_samples,
                     walk.bootstrap_block, walk.seed)
 
