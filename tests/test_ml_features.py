@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from gpt_trader.core.outcome import DataError, UsageError
 from gpt_trader.dataflow.datasets import adjusted
 from gpt_trader.dataflow.providers import EmbeddedProvider
-from gpt_trader.ml.features import FEATURES, Panel, compute_features, feature, features_hash, look_ahead, to_panel
+from gpt_trader.ml.features import (
+    FEATURES,
+    Panel,
+    available_features,
+    compute_features,
+    feature,
+    features_hash,
+    look_ahead,
+    to_panel,
+)
 
 SYMBOLS = ("AAPL", "GOOG", "IBM", "MSFT")
 PROVIDER = EmbeddedProvider()
@@ -130,3 +139,22 @@ def test_no_infinity_gets_through() -> None:
     silent = BARS.assign(volume=BARS["volume"].where(BARS["session"] != "2010-05-07", 0))
     table = compute_features(silent)
     assert not np.isinf(table.to_numpy()).any() and np.isnan(table.loc[("2010-05-07", "IBM"), "relative_volume"])
+
+
+def test_features_that_lack_their_inputs_are_dropped_by_name() -> None:
+    kept, dropped = available_features(["session", "symbol", "close"])
+    assert {"ret_5", "volatility_21", "rsi_14", "beta_63", "weekday"} <= set(kept)
+    assert dropped["parkinson_21"] == "needs high, low, which the bars lack" and "volume" in dropped["relative_volume"]
+    closes = BARS[["session", "symbol", "close"]]
+    pd.testing.assert_frame_equal(compute_features(closes, kept), WHOLE[kept])
+    for name in dropped:
+        with pytest.raises(DataError, match=name):
+            compute_features(closes, [name])
+    assert available_features(BARS.columns) == (list(FEATURES), {})
+    assert available_features(["session", "symbol", "close", "volume"], ["gap", "relative_volume"])[0] == ["relative_volume"]
+    with pytest.raises(DataError, match="close"):
+        available_features(["session", "symbol"])
+    with pytest.raises(DataError, match="high"):
+        to_panel(closes)
+    with pytest.raises(DataError, match="the bars lack volume"):
+        _ = to_panel(closes, allow_missing=True).volume
