@@ -306,3 +306,69 @@ def test_the_chart_shows_what_the_verdict_was_counted_on() -> None:
     assert accuracy_table({"none": NOTHING, "all": evaluate(rows)})["outcomes"].tolist() == [0, len(rows)]
     with pytest.raises(DataError, match="not known"):
         accuracy_history(rows.assign(label=np.nan), judged_on=100)
+
+
+# ---------------------------------------------------------------- what model_training adds
+def test_boosters_of_other_seeds_become_one_model_that_answers_with_their_mean(tmp_path: Path) -> None:
+    import lightgbm as lgb
+
+    table, known = training_table(FEATURES_TABLE, LABELS, SETTINGS.features, "2006-03-01")
+    asked = replace(SETTINGS, n_parallel_trees=3)
+    apart = [fit(table, known["label"], replace(SETTINGS, params=SETTINGS.params | {"seed": SETTINGS.params["seed"] + 1000 * k}))
+             for k in range(3)]
+    final = train_final(FEATURES_TABLE, LABELS, asked, end="2006-03-01")
+    together = lgb.Booster(model_str=final.model_text)
+    mean = np.mean([b.predict(table, raw_score=True) for b in apart], axis=0)
+    assert np.abs(together.predict(table, raw_score=True) - mean).max() < 1e-12 and together.num_trees() == 30
+    assert final == train_final(FEATURES_TABLE, LABELS, asked, end="2006-03-01")
+    with quick_workspace(tmp_path) as ws:  # and it is registered, verified and served as any other
+        (ws.config_dir / "models.yaml").write_text("lightgbm: {num_boost_round: 10}\nmodel_training: {n_parallel_trees: 2}\n")
+        model = train_and_register(ws, BARS[BARS["session"] < "2006-01-01"], trust=False).model
+        assert verify_models(ws) == [] and Predictor.load(ws, version=model.version).booster.num_trees() == 20
+
+
+def test_the_newest_sessions_stop_the_boosting_and_no_label_reaches_into_them() -> None:
+    from gpt_trader.ml.training import validation_split
+
+    settings = replace(SETTINGS, num_boost_round=80, early_stopping_rounds=3, horizon=10, kind="direction")
+    labels = labels_for(BARS, settings)
+    table, known = training_table(FEATURES_TABLE, labels, settings.features, "2005-03-01")
+    ends = known["label_end"]
+    train, later = validation_split(ends, settings.validation_share)
+    assert ends.iloc[train].max() < known.index[later[0]][0] and not set(train) & set(later)
+    stopped = fit(table, known["label"], settings, label_end=ends)
+    assert stopped.num_trees() < 80
+    again = fit(table, known["label"], replace(settings, early_stopping_rounds=0, num_boost_round=stopped.num_trees()))
+    assert np.array_equal(stopped.predict(table), again.predict(table)), "it is then made on all rows"
+    with pytest.raises(UsageError, match="label_end"):
+        fit(table, known["label"], settings)
+
+
+def test_weights_and_windows_change_what_counts_and_nothing_else() -> None:
+    from gpt_trader.ml.training import row_weights
+
+    settings = replace(SETTINGS, kind="direction", horizon=10, weights="uniqueness")
+    table, known = training_table(FEATURES_TABLE, labels_for(BARS, settings), settings.features, "2006-03-01")
+    ends = known["label_end"]
+    weight = row_weights(known["label"], ends, replace(settings, half_life_years=1.0))
+    days = known.index.get_level_values("session")
+    old, new = (weight[(days >= f"{year}-03-01") & (days <= f"{year}-03-31")].mean() for year in (2003, 2005))
+    assert weight.mean() == pytest.approx(1) and new / old == pytest.approx(4, rel=0.02)
+    short = fit(table, known["label"], replace(settings, weights="equal", max_train_years=1.0))
+    recent = days > days.max() - pd.Timedelta(days=365)
+    by_hand = fit(table[recent], known["label"][recent], replace(settings, weights="equal"))
+    assert np.array_equal(short.predict(table), by_hand.predict(table))
+
+
+def test_without_a_device_the_cpu_does_it_and_the_log_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_trader.ml.boosters.device_fault", lambda: "No OpenCL device found")
+    asked = replace(SETTINGS, use_gpu=True)
+    with pytest.warns(RuntimeWarning, match="No OpenCL device found"):
+        other = train_final(FEATURES_TABLE, LABELS, asked, end="2004-03-01")
+    assert other.model_text == train_final(FEATURES_TABLE, LABELS, SETTINGS, end="2004-03-01").model_text
+    with quick_workspace(tmp_path) as ws:
+        (ws.config_dir / "models.yaml").write_text("lightgbm: {num_boost_round: 5}\nmodel_training: {use_gpu: true}\n")
+        with pytest.warns(RuntimeWarning):
+            train_and_register(ws, BARS[BARS["session"] < "2005-06-01"], trust=False)
+        logged = "".join(path.read_text() for path in ws.logs_dir.glob("*ml*"))
+        assert "training.no_device" in logged and "No OpenCL device found" in logged
