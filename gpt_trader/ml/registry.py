@@ -235,7 +235,7 @@ def get_model(ws: "Workspace", head: str, version: str) -> ModelVersion:
     return found[0]
 
 # %% ../../nbs/ml/50_registry.ipynb #12
-_MADE_BY = ("features", "labels", "splits", "evaluation", "training")
+_MADE_BY = ("features", "labels", "weights", "splits", "boosters", "evaluation", "training")
 
 
 def code_version() -> str:
@@ -370,8 +370,11 @@ def train_and_register(
     end: "pd.Timestamp | str | None" = None,  # the last session known: nothing after it is used; None: all
     settings: "Settings | None" = None,  # a variant of the head's; None: as models.yaml says
     trust: bool = True,  # promote it when it beats both rules; False: register it only, somebody else decides
+    progress: bool = False,  # show a bar of the refits, on a terminal
 ) -> Training:
     """Make, judge and register a head's model, and promote it when it beats both rules; otherwise it stays challenger."""
+    from gpt_trader.core.telemetry import get_logger
+    from gpt_trader.ml.boosters import device_fault
     from gpt_trader.ml.features import compute_features, features_hash
     from gpt_trader.ml.training import data_hash, labels_for, settings_for, train_final, walk_forward
 
@@ -381,7 +384,9 @@ def train_and_register(
     model = find(ws, settings.head, parts)
     reused = model is not None and not _damaged(ws, model)
     if model is None or not reused:
-        walk = walk_forward(features, labels, settings, end=end)
+        if settings.use_gpu and (fault := device_fault()) is not None:
+            get_logger(ws, "ml").warning("training.no_device", head=settings.head, use_gpu=True, reason=fault, done_by="CPU")
+        walk = walk_forward(features, labels, settings, end=end, progress=progress)
         model = register(ws, train_final(features, labels, settings, end=end), walk, settings, parts)
     if trust and model.status == "challenger" and model.evaluation.beats_both:
         model = promote(ws, model.head, model.version)

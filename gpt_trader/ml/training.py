@@ -136,7 +136,7 @@ def row_weights(label: pd.Series, label_end: pd.Series | None, settings: Setting
         weight = faded if weight is None else weight * faded
     return None if weight is None else weight / weight.mean()
 
-
+# %% ../../nbs/ml/40_training.ipynb #9
 def validation_split(label_end: pd.Series, share: float) -> tuple[np.ndarray, np.ndarray]:
     """(train, validation) row positions: the newest `share` of the sessions, and the rows whose label had ended before them.
 
@@ -166,12 +166,12 @@ def _best_rounds(features: pd.DataFrame, label: pd.Series, label_end: pd.Series,
                         callbacks=[lgb.early_stopping(settings.early_stopping_rounds, verbose=False)])
     return max(1, booster.best_iteration)
 
-
+# %% ../../nbs/ml/40_training.ipynb #10
 def majority_of(label: pd.Series) -> int:
     """The majority rule's answer for what comes next: the commoner label of the past (1 on a tie)."""
     return int(label.mean() >= 0.5)
 
-# %% ../../nbs/ml/40_training.ipynb #10
+# %% ../../nbs/ml/40_training.ipynb #12
 def training_table(
     features: pd.DataFrame,  # index (session, symbol)
     labels: pd.DataFrame,  # index (session, symbol), columns label, naive, label_end
@@ -191,7 +191,7 @@ def training_table(
                         mend="ingest a longer history")
     return features.loc[known.index, names], known
 
-# %% ../../nbs/ml/40_training.ipynb #12
+# %% ../../nbs/ml/40_training.ipynb #14
 @dataclass(frozen=True)
 class WalkForward:
     """`predictions`: a row per out-of-sample prediction (session = the session predicted, symbol, probability, predicted, naive, majority,
@@ -245,7 +245,7 @@ def prediction_rows(labels: pd.DataFrame, probability: np.ndarray, majority: int
         "predicted": (probability >= 0.5).astype("int64"), "naive": labels["naive"].to_numpy(), "majority": majority,
         "label": labels["label"].to_numpy()})
 
-# %% ../../nbs/ml/40_training.ipynb #21
+# %% ../../nbs/ml/40_training.ipynb #23
 @dataclass(frozen=True)
 class Trained:
     """A model in LightGBM's text format, and what it was made of."""
