@@ -1,7 +1,7 @@
-"""A desk with a champion, its predecessor and a year of live predictions, made of the embedded prices; and faults to put into its newest months.
+"""A desk with a champion, its predecessor and half a year of predictions, made of the embedded prices; and faults for its newest months.
 
-The desk knows the prices up to `END`; its models were trained to `CUT`. A fault changes what came after `CUT`, so that the models are those of
-an honest past.
+The desk knows the prices up to `END`; its models were trained to `CUT`. A fault changes what came after `CUT`, so that the models are
+those of an honest past.
 """
 import shutil
 from collections.abc import Callable
@@ -58,16 +58,16 @@ def live(ws: Workspace) -> pd.DataFrame:
     with ws.telemetry.transaction() as db:
         for r in rows.itertuples():
             made, over = (f"{d:%Y-%m-%d}T22:00:00.000000Z" for d in (r.made, r.label_end))
-            db.execute("INSERT INTO predictions (session, symbol, head, model_version, probability, predicted, naive, majority, label, made_at, "
-                       "settled_at, features_hash) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            db.execute("INSERT INTO predictions (session, symbol, head, model_version, probability, predicted, naive, majority, label, "
+                       "made_at, settled_at, features_hash) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
                        [f"{r.label_end:%Y-%m-%d}", r.symbol, HEAD, model.model.version, r.probability, int(r.probability >= 0.5),
-                        None if pd.isna(r.naive) else int(r.naive), model.model.card["majority"], None if pd.isna(r.label) else int(r.label), made,
-                        over, model.model.card["features_hash"]])
+                        *(None if pd.isna(v) else int(v) for v in (r.naive, model.model.card["majority"], r.label)), made, over,
+                        model.model.card["features_hash"]])
     return ws.telemetry.frame("SELECT * FROM predictions WHERE label IS NOT NULL ORDER BY session, symbol")
 
 
 def changed_bars(ws: Workspace, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-    """Put what `change` makes of each symbol's bars in the place of the stored ones: past the checks of `ingest`, as a faulty feed would."""
+    """Put what `change` makes of each symbol's bars in the stored ones' place: past the checks of `ingest`, as a faulty feed would."""
     bars = load_bars(ws, ws.config.app.desk.universe)
     with ws.lock("data", timeout=5):
         new = {str(s): change(part.reset_index(drop=True)).assign(symbol=s) for s, part in bars.groupby("symbol")}
@@ -80,7 +80,7 @@ def _ticks(part: pd.DataFrame, new: np.ndarray) -> pd.DataFrame:
 
 # ---------------------------------------------------------------- faults
 def overnight(part: pd.DataFrame) -> pd.DataFrame:
-    """Drift: all news comes overnight, and the day itself is narrow and even, as wide as the dice say. Closes, and with them the market, stay."""
+    """Drift: all news comes overnight, and the day itself is narrow and even, as wide as the dice say. Closes, and the market, stay."""
     rng, new = np.random.default_rng(len(part)), (part["session"] > CUT).to_numpy()
     wide = part["close"] * 0.006 * np.exp(rng.normal(0, 0.15, len(part)))
     at, opened = rng.uniform(0.2, 0.8, len(part)), rng.uniform(0.2, 0.8, len(part))

@@ -21,7 +21,8 @@ def waves(seed: int, columns: int = 6) -> pd.DataFrame:
     g = np.random.default_rng(seed)
     common = pd.DataFrame(g.normal(size=(len(DAYS), columns))).ewm(halflife=12).mean().to_numpy() * 4
     index = pd.MultiIndex.from_product([DAYS, list("ABC")], names=["session", "symbol"])
-    return pd.DataFrame(np.repeat(common, 3, axis=0) + g.normal(size=(3 * len(DAYS), columns)), index=index, columns=[f"f{k}" for k in range(columns)])
+    own = g.normal(size=(3 * len(DAYS), columns))
+    return pd.DataFrame(np.repeat(common, 3, axis=0) + own, index=index, columns=[f"f{k}" for k in range(columns)])
 
 
 def test_benjamini_and_hochberg_by_their_own_words() -> None:
@@ -41,7 +42,8 @@ def test_what_a_drift_weighs_is_what_the_model_makes_of_it() -> None:
     late = table.index.get_level_values("session") > cut
     table.loc[late, ["f1", "f4"]] += 3 * table["f0"].std()
     gain = pd.Series({"f0": 0.6, "f1": 0.4, "f2": 0.0, "f3": 0.0, "f4": 0.0, "f5": 0.0})
-    report = detect_drift(table, cut, SETTINGS, importance=gain, predict=lambda x: 1 / (1 + np.exp(-0.6 * x["f0"] - 0.4 * x["f1"])).to_numpy())
+    report = detect_drift(table, cut, SETTINGS, importance=gain,
+                          predict=lambda x: 1 / (1 + np.exp(-0.6 * x["f0"] - 0.4 * x["f1"])).to_numpy())
     seen = report.table.loc[report.table["drifted"]]
     assert report.status == Status.WARNING and set(seen.index) == {"f1", "f4"} and report.gain == pytest.approx(0.4)
     assert seen.loc["f1", "turned"] > 0.15 and seen.loc["f4", "turned"] == 0 and report.turned == seen.loc["f1", "turned"]
@@ -56,7 +58,7 @@ def test_the_prediction_drift_is_scipys_distance_and_knows_its_own_past() -> Non
     calm = prediction_drift(past, live, SETTINGS)
     newest = live[live.session > DAYS[-64]]
     assert calm.drifted is False and calm.ks == pytest.approx(ks_2samp(past.probability, newest.probability).statistic)
-    assert calm.rows == len(newest) == 189 and calm.mean == (pytest.approx(past.probability.mean()), pytest.approx(newest.probability.mean()))
+    assert calm.rows == len(newest) == 189 and calm.mean == pytest.approx((past.probability.mean(), newest.probability.mean()))
     lots = live.assign(probability=0.5 + 0.02 * g.standard_normal(len(live)))
     assert prediction_drift(past, lots, SETTINGS).drifted is True
 
@@ -75,7 +77,8 @@ def test_a_regime_is_the_markets_and_not_one_symbols() -> None:
     joined[-30:] = returns[-30:, :1] + 0.0005 * g.normal(size=(30, 8))
     assert [regime_change(bars(x), SETTINGS).changed for x in (returns, one, all_, joined)] == [False, False, True, True]
     state = market_state(bars(returns))
-    assert state["correlation"].dropna().abs().max() < 0.35 and market_state(bars(returns)[lambda f: f.symbol == "a"])["correlation"].isna().all()
+    assert state["correlation"].dropna().abs().max() < 0.35
+    assert market_state(bars(returns)[lambda f: f.symbol == "a"])["correlation"].isna().all()
     last = pd.Series(returns.mean(axis=1))
     assert state["volatility"].iloc[-1] == pytest.approx(np.log(last.iloc[-21:].std() / last.iloc[-273:-21].std()), rel=1e-6)
 
@@ -86,11 +89,13 @@ def test_an_estimate_holds_its_interval_and_a_drop_that_confidence_explains_is_f
     hard = np.repeat((np.arange(len(DAYS)) // 126 % 2).astype(bool), 4)  # half-years in which the model is, and knows that it is, less sure
     far = np.where(hard, 0.03, 0.2) * g.random(len(sessions)) * g.choice([-1, 1], len(sessions))
     p = 0.5 + far
-    rows = pd.DataFrame({"session": sessions, "probability": p, "predicted": (p >= 0.5).astype(int), "label": (g.random(len(p)) < p).astype(float)})
+    rows = pd.DataFrame({"session": sessions, "probability": p, "predicted": (p >= 0.5).astype(int),
+                         "label": (g.random(len(p)) < p).astype(float)})
     cut = DAYS[2016]
     window = rows[(rows.session >= cut) & (rows.session < DAYS[2016 + 63])]
     seen = estimate_accuracy(rows[rows.session < cut], window)
-    assert seen.explained is True and seen.low < seen.value < seen.high and seen.error < seen.lazy_error, "it knows hard from easy half-years"
+    assert seen.explained is True and seen.low < seen.value < seen.high
+    assert seen.error < seen.lazy_error, "it knows hard from easy half-years"
     blind = estimate_accuracy(rows[rows.session < cut], window.assign(label=np.nan))
     assert (blind.value, blind.low, blind.measured) == (seen.value, seen.low, None)
     f = calibrator(rows.probability.to_numpy(), rows.label.to_numpy())
@@ -100,7 +105,8 @@ def test_an_estimate_holds_its_interval_and_a_drop_that_confidence_explains_is_f
 def test_settled_outcomes_are_those_of_the_bars_or_it_is_said() -> None:
     index = pd.MultiIndex.from_product([DAYS[:400], ["A"]], names=["session", "symbol"])
     labels = pd.DataFrame({"label": np.tile([1.0, 0.0], 200), "label_end": DAYS[1:401]}, index=index)
-    rows = pd.DataFrame({"session": [f"{d:%Y-%m-%d}" for d in DAYS[1:401]], "symbol": "A", "predicted": 1, "label": np.tile([1.0, 0.0], 200)})
+    days = [f"{d:%Y-%m-%d}" for d in DAYS[1:401]]
+    rows = pd.DataFrame({"session": days, "symbol": "A", "predicted": 1, "label": np.tile([1.0, 0.0], 200)})
     assert compare_labels(rows, labels).agree is True
     wrong = rows.assign(label=rows.label.where(rows.index >= 12, 1 - rows.label))
     seen = compare_labels(wrong, labels)
