@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.clock import write_atomically
-from ..core.journal import Entry, Projection, canonical
+from ..core.journal import Entry, Projection, canonical, record_only
 from ..core.outcome import GptTraderError, StorageError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -129,10 +129,12 @@ def _rollout_ended(db: "Database", entry: Entry) -> None:
                    [entry.at, entry.at, b["head"], b["version"]])
 
 
+_RECORDED = ("model.parameters_changed", "model.frozen", "model.holdout_opened")  # on record, in no table
 PROJECTION = Projection("models", 2, _DDL, ("models", "rollouts"), {
     "model.registered": _registered, "model.promoted": _promoted, "model.archived": _archived, "model.shadowed": _shadowed,
     "model.rolled_back": _rolled_back, "rollout.started": _rollout_started, "rollout.advanced": _rollout_advanced,
-    "rollout.held": _rollout_held, "rollout.completed": _rollout_ended, "rollout.rolled_back": _rollout_ended})
+    "rollout.held": _rollout_held, "rollout.completed": _rollout_ended, "rollout.rolled_back": _rollout_ended,
+    **dict.fromkeys(_RECORDED, record_only)})
 
 # %% ../../nbs/ml/50_registry.ipynb #9
 MODEL_FILE, PREDICTIONS_FILE, CARD_FILE = "model.txt", "walk_forward.parquet", "card.json"
