@@ -36,7 +36,8 @@ class DriftWatch:
         """For a procedure: the features' figures, and those of the predictions and of the market under their names."""
         said = " ".join(r.summary for r in (self.features, self.predictions, self.market))
         own = self.features.to_outcome()
-        figures = {**own.figures, "predictions": self.predictions.to_json(), "market": self.market.to_json()}
+        moved = None if self.features.status == Status.UNKNOWN else self.features.status != Status.OK
+        figures = {**own.figures, "features_drifted": moved, "predictions": self.predictions.to_json(), "market": self.market.to_json()}
         advice = ("validate_data_quality", "check_model_performance", "analyze_predictions") if self.status == Status.WARNING else ()
         return Outcome(self.status, said, figures, advice)
 

@@ -53,6 +53,7 @@ def conclude(
     resolved: "Run | None",  # what `resolve` gave
     check: str,  # the procedure of the diagnosis that says whether the breach is over
     over: Callable[["Run"], bool] = lambda run: run.status == Status.OK,  # whether it does
+    awaits: str = "",  # what must come before anybody can say that a verified act has helped, as a sentence; empty: nothing
 ) -> None:
     """Finish a playbook that chose, and perhaps acted; escalates where the act did not help."""
     executed = resolved is not None and bool(resolved.parameters.get("execute"))
@@ -64,7 +65,7 @@ def conclude(
     elif not executed:
         status, said = worst(r.status for r in runs.values()), f"{_proposal(chosen, open_questions)}. Expected: {resolved.outcome.summary}"
     else:
-        status, said, escalated = _after_act(p, incident, chosen, resolved, after, over)
+        status, said, escalated = _after_act(p, incident, chosen, resolved, after, over, awaits)
     known = catalogue(p.ws.root)
     wanted = [chosen.procedure if chosen and not executed else None, *(r.outcome.recommended for r in [resolved] if r and executed)]
     flat = [n for w in wanted if w for n in ([w] if isinstance(w, str) else w)]
@@ -93,14 +94,15 @@ def _again(p: "Procedure", check: str) -> "Run | None":
 
 
 def _after_act(p: "Procedure", incident: Incident | None, chosen: Choice | None, resolved: "Run",
-               after: "Run | None", over: Callable[["Run"], bool]) -> tuple[Status, str, bool]:
+               after: "Run | None", over: Callable[["Run"], bool], awaits: str) -> tuple[Status, str, bool]:
     "Status, sentence, and whether people were called."
     tried = f"{chosen.resolution if chosen else resolved.name} was carried out"
     sound = resolved.outcome.verification == "verified"
     if sound and after is not None and over(after):
         return (Status.OK if after.status == Status.OK else Status.WARNING), f"Resolved: {tried}; {after.outcome.summary}", False
-    if sound and resolved.status in (Status.OK, Status.WARNING) and resolved.outcome.figures.get("aim_met_then"):
-        return Status.WARNING, f"{tried[:1].upper()}{tried[1:]}, and is under way: {resolved.outcome.summary}", False
+    if sound and resolved.status in (Status.OK, Status.WARNING) and (resolved.outcome.figures.get("aim_met_then") or awaits):
+        said = f"{resolved.outcome.summary} {awaits}".rstrip()
+        return Status.WARNING, f"{tried[:1].upper()}{tried[1:]}, and is under way: {said}", False
     told = _escalate(p, incident, f"{p.name}: {tried} and did not help. {resolved.outcome.summary}")
     return Status.CRITICAL, f"Escalated ({told}): {tried} and did not help. {resolved.outcome.summary}", True
 
