@@ -165,7 +165,7 @@ class Desk:
         before_open, after_close = session_moments(self.base.calendar, session)
         move_clock(self.base.clock, before_open)
         self.broker.on_actions(session, self.market.actions.get(session, []))
-        report = self.executor.reconcile(session)
+        report = self.executor.reconcile(session, self.market.reference_prices(session))
         plan = recorded_plan(self.base.journal, session) if known else make_plan(self, session, report.status)
         for order in plan.orders:
             self.executor.place(order, session=session, marks=plan.prices)

@@ -78,7 +78,7 @@ def act(
     """Cancel what is in the way, then place the orders. Again: nothing is sent twice. StorageError while another act is under way."""
     ws, executor = ground.ws, ground.executor
     with ws.lock("acting", timeout=5):
-        report = executor.reconcile(plan.session)
+        report = executor.reconcile(plan.session, ground.prices)
         if report.status == Status.CRITICAL:
             found = "; ".join(f.message for f in report.findings if f.status == Status.CRITICAL)
             return Acted(problem=f"our books and the broker's differ, and nothing was sent: {found}")

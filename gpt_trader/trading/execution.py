@@ -13,9 +13,11 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..core.brokersettings import AdoptSettings
 from ..core.clock import utc_text
 from ..core.journal import Journal
 from ..core.outcome import Status, UsageError
+from .adoption import Mandate
 from .broker import Broker, BrokerTimeout, OrderConflict, OrderRequest, to_decimal
 from .orders import OPEN, TERMINAL
 from .permit import Permit, check
@@ -182,7 +184,31 @@ class Placer(_Records):
         return self.placement(order.client_order_id)
 
 # %% ../../nbs/trading/60_execution.ipynb #12
-class Executor(Placer):
+class _Reconciler(Placer):
+    """Asks the broker what is true."""
+
+    adoption: AdoptSettings | None = None  # what a reconciliation may adopt by itself; None: nothing
+
+    def reconcile(
+        self,
+        session: date | None = None,  # the one about to be traded
+        marks: Mapping[str, Any] | None = None,  # USD a share, for what is adopted and has no price at the broker
+        mandate: Mandate | None = None,  # what may be adopted; None: what the policy lets the desk adopt by itself
+    ) -> ReconcileReport:
+        """Ask the broker what is true: pending orders, events, positions, cash. Differences are reported and journalled, and adopted or
+        escalated by the mandate; nothing is done about them at the broker.
+
+        An order that never reached the broker is sent again only for its own session (without `session`, until the clock passes the close
+        of the order's own).
+        """
+        prices = {s: to_decimal(p, f"the mark of {s}") for s, p in (marks or {}).items()}
+        report = Reconciliation(self, session, mandate or Mandate.by_policy(self.adoption), prices).run()
+        for f in report.findings:
+            self.log("error" if f.status != Status.OK else "info", f.message, finding=f.kind, subject=f.subject)
+        return report
+
+# %% ../../nbs/trading/60_execution.ipynb #13
+class Executor(_Reconciler):
     """Places, cancels and follows orders at one broker, on one journal."""
 
     def __init__(
@@ -195,6 +221,7 @@ class Executor(Placer):
         exits_under_halt: bool = False,  # whether a call may let an order that only reduces go without a permit; risk.yaml says
         log: Any = None,  # a core.telemetry logger; None: the workspace's trading log
         attempts: int = 3,  # sends under one id before a silent broker's order is left unknown
+        adoption: AdoptSettings | None = None,  # what a reconciliation may adopt by itself; None: what the workspace's configuration says
     ) -> None:
         if isinstance(where, Journal):
             if permit is None and not (broker.simulated and where.store.path == ":memory:"):
@@ -204,8 +231,9 @@ class Executor(Placer):
             from gpt_trader.core.telemetry import get_logger
 
             journal, permit, log = where.journal, permit or partial(check, where.state_dir), log or get_logger(where, "trading")
+            adoption = adoption or where.config.app.broker.adopt
         super().__init__(journal, broker, permit, log, attempts)
-        self.checks, self.exits_under_halt = tuple(checks), exits_under_halt
+        self.checks, self.exits_under_halt, self.adoption = tuple(checks), exits_under_halt, adoption
 
     def cancel(self, client_order_id: str, reason: str) -> Placement:
         """Cancel what remains of an order, and take in what the broker says. Needs no permit. UsageError for an id that we do not know."""
@@ -232,14 +260,3 @@ class Executor(Placer):
         if self.order_row(order.client_order_id) is None and old.status in TERMINAL:
             raise UsageError(f"order {client_order_id} is {old.status} and cannot be replaced", mend="Place a new order")
         return self.place(order, session=session, marks=marks, meta=meta, replaces=client_order_id)
-
-    def reconcile(self, session: date | None = None) -> ReconcileReport:
-        """Ask the broker what is true: pending orders, events, positions, cash. Differences are reported and journalled, never "corrected".
-
-        `session` is the one about to be traded: an order that never reached the broker is sent again only for its own session (without
-        `session`, until the clock passes the close of the order's own).
-        """
-        report = Reconciliation(self, session).run()
-        for f in report.findings:
-            self.log("error" if f.status != Status.OK else "info", f.message, finding=f.kind, subject=f.subject)
-        return report

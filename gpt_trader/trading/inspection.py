@@ -118,7 +118,8 @@ class AccountView:
             said += f"; it differs from our book: {'; '.join(self.differences)}"
         wrong = a.blocked or (self.differences and not self.behind) or a.equity <= 0
         status = Status.CRITICAL if wrong else Status.WARNING if self.behind else Status.OK
-        return Outcome(status, said, figures, ("verify_data_integrity", "halt_trading") if wrong else ())
+        apart = ("reconcile_account",) if self.differences else ()
+        return Outcome(status, said, figures, (*apart, "verify_data_integrity", "halt_trading") if wrong else apart)
 
 
 def view_account(ws: "Workspace", broker: Broker) -> AccountView:

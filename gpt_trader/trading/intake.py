@@ -8,12 +8,15 @@ __all__ = ['Finding', 'Pulled', 'says_nothing_new', 'Intake']
 # %% ../../nbs/trading/55_intake.ipynb #2
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from ..core.journal import Journal
 from ..core.outcome import Status
+from .adoption import explain, is_late
 from .broker import Broker, BrokerEvent, BrokerOrder
 from .orders import IllegalTransition
+from .positions import book
 
 # %% ../../nbs/trading/55_intake.ipynb #5
 @dataclass(frozen=True)
@@ -143,7 +146,9 @@ def _take(intake: Intake, event: BrokerEvent, strangers: Mapping[str, BrokerOrde
             order = intake.order_row(event.client_order_id)
             known = order is not None and says_nothing_new(order, event)
         if not known and not intake.is_booked(event):
+            before = _held(intake, event) if is_late(intake.store, intake.broker.name, event.at) else None
             intake.journal.append(_KINDS[event.kind], body, subject=subject, session=session)
+            findings += _explained(intake, event, before) if before is not None else []
     except (IllegalTransition, ValueError, TypeError, ArithmeticError) as e:
         db.execute("ROLLBACK TO broker_event")
         intake.journal.append("broker.event_refused", body | {"kind": event.kind, "problem": str(e)}, subject=subject, session=session)
@@ -151,6 +156,19 @@ def _take(intake: Intake, event: BrokerEvent, strangers: Mapping[str, BrokerOrde
         findings = [Finding("event.refused", Status.CRITICAL, subject, message, None, event.execution_id)]
     db.execute("RELEASE broker_event")
     return findings
+
+
+def _held(intake: Intake, event: BrokerEvent) -> tuple[Decimal, Decimal]:
+    "Shares of the event's symbol, and USD, as our books have them."
+    ours = book(intake.store, broker=intake.broker.name)
+    return ours.positions.get(event.symbol, Decimal(0)), ours.cash
+
+
+def _explained(intake: Intake, event: BrokerEvent, before: tuple[Decimal, Decimal]) -> list[Finding]:
+    "What an event that came late takes back of what was adopted before it was told."
+    after = _held(intake, event)
+    said = explain(intake.journal, intake.broker.name, event, after[0] - before[0], after[1] - before[1])
+    return [Finding("adoption.explained", Status.WARNING, event.symbol or "cash", sentence) for sentence in said]
 
 
 def _adopt(intake: Intake, event: BrokerEvent, order: BrokerOrder | None, session: str | None) -> Finding:

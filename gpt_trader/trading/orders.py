@@ -84,8 +84,13 @@ CREATE TABLE corporate_actions (
 CREATE TABLE event_cursor (
     broker TEXT PRIMARY KEY, broker_seq INTEGER NOT NULL, execution_id TEXT NOT NULL, seq INTEGER NOT NULL, epoch TEXT NOT NULL
 ) STRICT;
+CREATE TABLE adoptions (
+    seq INTEGER PRIMARY KEY, broker TEXT NOT NULL, kind TEXT NOT NULL, symbol TEXT NOT NULL, quantity TEXT NOT NULL, price TEXT NOT NULL,
+    gross TEXT NOT NULL, seen_at TEXT NOT NULL, reason TEXT NOT NULL, actor TEXT NOT NULL
+) STRICT;
+CREATE INDEX adoptions_by_symbol ON adoptions (broker, kind, symbol, seen_at);
 """
-TABLES = ("orders", "fills", "positions", "cash", "corporate_actions", "event_cursor")
+TABLES = ("orders", "fills", "positions", "cash", "corporate_actions", "event_cursor", "adoptions")
 
 # %% ../../nbs/trading/40_orders.ipynb #10
 def _row(db: Database, sql: str, *values: Any) -> dict[str, Any] | None:
@@ -228,13 +233,17 @@ def _filled(db: Database, entry: Entry) -> None:
 
 # %% ../../nbs/trading/40_orders.ipynb #17
 def _rebuild_position(db: Database, entry: Entry, symbol: str) -> None:
-    "Work the position out again from its fills and splits; each fill's gain follows."
+    "Work the position out again from its fills, splits and adoptions; each fill's gain follows."
     where = "WHERE broker = ? AND symbol = ?"
     query = (f"SELECT 'fill' AS kind, seq, side, quantity, cash, fee, NULL AS ratio, execution_id FROM fills {where} UNION ALL "
-             f"SELECT 'split', seq, '', quantity, cash, '0', ratio, '' FROM corporate_actions {where} AND kind = 'split' ORDER BY seq")
+             f"SELECT 'split', seq, '', quantity, cash, '0', ratio, '' FROM corporate_actions {where} AND kind = 'split' UNION ALL "
+             f"SELECT 'adopted', seq, '', quantity, gross, '0', NULL, '' FROM adoptions {where} AND kind = 'position' ORDER BY seq")
     basis, fees = Basis(), Decimal(0)
-    for _, _, side, shares, money, paid, ratio, execution in db.conn.execute(query, [_broker(entry), symbol] * 2).fetchall():
+    for kind, _, side, shares, money, paid, ratio, execution in db.conn.execute(query, [_broker(entry), symbol] * 3).fetchall():
         quantity, cash, fee, before = Decimal(shares), Decimal(money), Decimal(paid), basis
+        if kind == "adopted":
+            basis = trade(basis, quantity, cash)
+            continue
         if ratio is not None:
             basis = book_split(basis, Decimal(ratio), quantity, cash)
             continue
@@ -311,18 +320,47 @@ def _corporate_action(db: Database, entry: Entry) -> None:
     _advance(db, entry)
 
 # %% ../../nbs/trading/40_orders.ipynb #21
-def _position_adopted(db: Database, entry: Entry) -> None:
+def _adopt(db: Database, entry: Entry, kind: str, symbol: str, quantity: Decimal, gross: Decimal) -> None:
+    "A row in adoptions."
     b = entry.body
-    quantity, price = Decimal(b["quantity"]), Decimal(b["average_price"])
-    realised = _basis(db, _broker(entry), b["symbol"]).realised
-    _book_position(db, entry, b["symbol"], Basis(quantity, to_cents(quantity * price), realised))
+    db.conn.execute("INSERT INTO adoptions VALUES (?,?,?,?,?,?,?,?,?,?)",
+                    [entry.seq, _broker(entry), kind, symbol, decimal_text(quantity), b.get("price") or "0", decimal_text(gross),
+                     b["seen_at"], b["reason"], entry.actor])
+
+
+def _position_adopted(db: Database, entry: Entry) -> None:
+    "Shares that came, or went, without an event: as paid in, or taken out, at their price."
+    b = entry.body
+    quantity, gross = Decimal(b["quantity"]), Decimal(b["gross"])
+    _book_position(db, entry, b["symbol"], trade(_basis(db, _broker(entry), b["symbol"]), quantity, gross))
+    _adopt(db, entry, "position", b["symbol"], quantity, gross)
 
 
 def _cash_adopted(db: Database, entry: Entry) -> None:
-    _book_cash(db, entry, "deposit", f"adopted:{entry.seq}", to_cents(Decimal(entry.body["amount"])))
+    "Cash that came, or went, without an event: as paid in, or taken out."
+    amount = to_cents(Decimal(entry.body["amount"]))
+    _book_cash(db, entry, "adopted", f"adopted:{entry.seq}", amount)
+    _adopt(db, entry, "cash", "", Decimal(0), amount)
+
+
+def _explained(db: Database, entry: Entry) -> None:
+    "An event that came late has told of shares or cash that were adopted: so much of the adoption is taken back."
+    b = entry.body
+    adopted = _row(db, "SELECT * FROM adoptions WHERE seq = ? AND broker = ?", b["adoption"], _broker(entry))
+    if adopted is None:
+        raise IllegalTransition(f"nothing was adopted in entry {b['adoption']}: {b['execution_id']} cannot explain it")
+    quantity = Decimal(adopted["quantity"]) - Decimal(b["quantity"])
+    shares = adopted["kind"] == "position"
+    gross = to_cents(quantity * Decimal(adopted["price"])) if shares else Decimal(adopted["gross"]) - Decimal(b["cash"])
+    db.conn.execute("UPDATE adoptions SET quantity = ?, gross = ? WHERE seq = ?",
+                    [decimal_text(quantity), decimal_text(gross), b["adoption"]])
+    if shares:
+        _rebuild_position(db, entry, adopted["symbol"])
+    else:
+        _book_cash(db, entry, "adopted", f"explained:{entry.seq}", -Decimal(b["cash"]))
 
 # %% ../../nbs/trading/40_orders.ipynb #22
-PROJECTION = Projection("orders", 2, DDL, TABLES, {
+PROJECTION = Projection("orders", 3, DDL, TABLES, {
     "order.created": _created,
     "order.refused": _refused,
     "order.adopted": _adopted,
@@ -344,6 +382,7 @@ PROJECTION = Projection("orders", 2, DDL, TABLES, {
     "cash.charged": _charged,
     "position.adopted": _position_adopted,
     "cash.adopted": _cash_adopted,
+    "adoption.explained": _explained,
     "broker.blocked": _advance,
     "broker.unblocked": _advance,
     "broker.cursor": _advance,  # events that told us nothing new

@@ -103,7 +103,7 @@ class Book(Holdings):
     """All positions and the cash. Money in USD."""
 
     cash: Decimal
-    deposits: Decimal  # paid in so far
+    deposits: Decimal  # paid in so far, shares that were adopted at their price among it
 
     @property
     def equity(self) -> Decimal | None:
@@ -147,7 +147,8 @@ def book(
     rows = store.rows("SELECT * FROM positions WHERE broker = coalesce(?, broker) ORDER BY symbol, broker", [broker])
     holdings = tuple(_together(symbol, list(parts), prices.get(symbol)) for symbol, parts in groupby(rows, key=lambda r: str(r["symbol"])))
     cash = store.rows("SELECT broker, balance, max(seq) FROM cash WHERE broker = coalesce(?, broker) GROUP BY broker", [broker])
-    paid = store.rows("SELECT amount FROM cash WHERE kind = 'deposit' AND broker = coalesce(?, broker)", [broker])
+    paid = store.rows("SELECT amount FROM cash WHERE kind IN ('deposit', 'adopted') AND broker = coalesce(?1, broker) UNION ALL "
+                      "SELECT gross FROM adoptions WHERE kind = 'position' AND broker = coalesce(?1, broker)", [broker])
     return Book(holdings, sum((Decimal(r["balance"]) for r in cash), Decimal(0)), sum((Decimal(r["amount"]) for r in paid), Decimal(0)))
 
 

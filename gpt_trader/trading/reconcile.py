@@ -7,16 +7,16 @@ __all__ = ['ReconcileReport', 'Reconciliation']
 
 # %% ../../nbs/trading/58_reconcile.ipynb #2
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
 from ..core.calendar import get_calendar
 from ..core.outcome import Status, worst
+from .adoption import Difference, Mandate, Snapshot, adopt, compare, judge
 from .broker import BrokerTimeout, decimal_text
 from .intake import Finding
-from .positions import book
 from .sending import Sender, TradingHalted
 
 # %% ../../nbs/trading/58_reconcile.ipynb #4
@@ -42,8 +42,9 @@ class ReconcileReport:
 class _Look:
     """One look: who is asked, and what was found so far."""
 
-    def __init__(self, sender: Sender, session: date | None) -> None:
-        self.sender, self.session = sender, session
+    def __init__(self, sender: Sender, session: date | None, mandate: Mandate | None = None,
+                 marks: Mapping[str, Decimal] | None = None) -> None:
+        self.sender, self.session, self.mandate, self.marks = sender, session, mandate or Mandate.by_policy(None), marks
         self.findings: list[Finding] = []
         self.asked = self.sent_again = self.events = 0
 
@@ -115,12 +116,54 @@ class _Orders(_Look):
                        f"{row['status']} {row['filled_quantity']}", f"{there.status} {decimal_text(there.filled_quantity)}")
 
 # %% ../../nbs/trading/58_reconcile.ipynb #9
-class Reconciliation(_Orders):
-    """One look at everything that we and the broker should agree on."""
+class _Totals(_Orders):
+    """The questions about positions and cash."""
+
+    def _snapshot(self) -> Snapshot:
+        "What the broker has, and up to which event our books have it."
+        broker, clock = self.sender.broker, self.sender.journal.clock
+        for _ in range(5):
+            at = clock.now()
+            positions, cash = broker.positions(), broker.account().cash
+            news = self._pull()
+            if not news:
+                break
+        seen = Snapshot(broker.name, at, self.sender.cursor(), positions, cash)
+        if not self.mandate.any or not compare(self.sender.journal, seen):
+            return seen
+        strange = any(f.kind == "broker.behind" for f in self.findings)
+        problem = "its events keep coming" if news else "its books are not those that our events are from" if strange else ""
+        return replace(seen, working=tuple(broker.open_orders()), problem=problem)
+
+    def _differ(self, seen: Snapshot) -> None:
+        "Compare, and adopt what the mandate lets; in the transaction in which the findings are journalled."
+        if seen.cursor != self.sender.cursor():
+            seen = replace(seen, problem="another process took in events meanwhile")
+        found = compare(self.sender.journal, seen, self.marks, self.mandate.quiet_seconds)
+        reasons = judge(found, self.mandate)
+        for d in found:
+            if reasons[d.subject]:
+                self._escalate(seen, d, reasons[d.subject])
+            else:
+                adopt(self.sender.journal, seen, d, self.mandate.reason)
+                said = f"{self._said(seen, d)}; it was adopted ({self.mandate.reason}): {d.booking}"
+                self._find(f"{d.kind}.adopted", Status.WARNING, d.subject, said, decimal_text(d.ours), decimal_text(d.theirs))
+
+    def _said(self, seen: Snapshot, d: Difference) -> str:
+        has, what = ("holds", d.subject) if d.kind == "position" else ("has", "USD")
+        return f"{seen.broker} {has} {decimal_text(d.theirs)} {what}, our books {decimal_text(d.ours)}"
+
+    def _escalate(self, seen: Snapshot, d: Difference, why: str) -> None:
+        self._find(f"{d.kind}.differs", Status.CRITICAL, d.subject, f"{self._said(seen, d)}; not adopted: {why}", decimal_text(d.ours),
+                   decimal_text(d.theirs))
+
+# %% ../../nbs/trading/58_reconcile.ipynb #11
+class Reconciliation(_Totals):
+    """One look at everything that we and the broker should agree on; adopts what its mandate lets."""
 
     def run(self) -> ReconcileReport:
         """Do it, and journal what was found."""
-        journal, broker = self.sender.journal, self.sender.broker
+        journal, broker, seen = self.sender.journal, self.sender.broker, None
         try:
             self._same_broker()
             for row in self._rows("created", "unknown"):
@@ -128,11 +171,13 @@ class Reconciliation(_Orders):
             self._pull()
             for row in self._rows("accepted", "partially_filled"):
                 self._still_there(row)
-            self._totals()
+            seen = self._snapshot()
         except BrokerTimeout as e:
             self._find("broker.silent", Status.UNKNOWN, broker.name, f"{broker.name} does not answer: {e}")
-        report = ReconcileReport(tuple(self.findings), self.asked, self.sent_again, self.events)
         with journal.store.transaction():
+            if seen is not None:
+                self._differ(seen)
+            report = ReconcileReport(tuple(self.findings), self.asked, self.sent_again, self.events)
             for f in report.findings:
                 journal.append("reconcile.finding", f.to_json(), subject=f.subject)
             journal.append("reconcile.completed", report.to_json() | {"findings": len(report.findings)}, subject=broker.name,
@@ -148,20 +193,3 @@ class Reconciliation(_Orders):
             theirs = f"{there[0].seq} {there[0].execution_id}" if there else "nothing"
             self._find("broker.behind", Status.CRITICAL, name, f"{name}'s books do not hold the last event that we took in ({seq} "
                        f"{execution_id}): they were replaced, or restored from an older copy", f"{seq} {execution_id}", theirs)
-
-    def _totals(self) -> None:
-        "Compare positions and cash, at a moment when no event is under way."
-        broker, name = self.sender.broker, self.sender.broker.name
-        for _ in range(5):
-            theirs, cash = {s: p.quantity for s, p in broker.positions().items()}, broker.account().cash
-            if not self._pull():
-                break
-        ours = book(self.sender.store, broker=name)
-        for symbol in sorted(set(theirs) | set(ours.positions)):
-            mine, its = ours.positions.get(symbol, Decimal(0)), theirs.get(symbol, Decimal(0))
-            if mine != its:
-                self._find("position.differs", Status.CRITICAL, symbol, f"{name} holds {decimal_text(its)} {symbol}, our books "
-                           f"{decimal_text(mine)}", decimal_text(mine), decimal_text(its))
-        if ours.cash != cash:
-            self._find("cash.differs", Status.CRITICAL, "cash", f"{name} has {decimal_text(cash)} USD, our books {decimal_text(ours.cash)}",
-                       decimal_text(ours.cash), decimal_text(cash))
