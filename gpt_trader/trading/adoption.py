@@ -199,7 +199,7 @@ class Mandate:
         return self.positions or self.cash
 
     def covers(self, subject: str) -> bool:
-        """Whether it is about this symbol, or about 'cash'."""
+        """Whether it is about `subject`: a symbol, or 'cash'."""
         if subject == "cash":
             return self.cash
         return self.positions and (not self.symbols or subject in self.symbols)
