@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,34 @@ def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory):
             patch.delenv(name, raising=False)
         patch.setenv("GPT_TRADER_ENGINE", os.environ.get("GPT_TRADER_ENGINE", "plain"))  # the warm engine's own tests say otherwise
         yield
+
+
+@pytest.fixture(scope="session")
+def data_desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with the embedded history and a permit, and no session yet: to be copied."""
+    from desk_harness import make_data_desk
+
+    return make_data_desk(tmp_path_factory.mktemp("data") / "desk")
+
+
+@pytest.fixture(scope="session")
+def book_desk(data_desk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose desk has lived through three sessions, with three more in its data: to be copied."""
+    from desk_harness import make_book_desk
+
+    return make_book_desk(data_desk, tmp_path_factory.mktemp("book") / "desk")
+
+
+@pytest.fixture
+def venue(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A venue in a process of its own, its keys in the environment, Apple quoted; `VENUE_CONFIG` in a file is its config.yaml."""
+    from venue_harness import running_venue
+
+    with running_venue(tmp_path, config=getattr(request.module, "VENUE_CONFIG", "")) as running:
+        monkeypatch.setenv("VENUE_KEY", running.key)
+        monkeypatch.setenv("VENUE_SECRET", running.secret)
+        running.quote("AAPL", "444.00", "444.10")
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -3,39 +3,22 @@ import shutil
 from dataclasses import replace
 from decimal import Decimal as D
 
-import pandas as pd
 import pytest
 
-from gpt_trader.core.clock import SimulatedClock, parse_utc
+from gpt_trader.core.clock import parse_utc
 from gpt_trader.core.outcome import Status, StorageError
 from gpt_trader.core.workspace import Workspace
-from gpt_trader.dataflow.ingestion import ingest
-from gpt_trader.dataflow.providers import EmbeddedProvider
 from gpt_trader.live.acting import decide, survey
-from gpt_trader.live.market import Market
 from gpt_trader.live.placing import act, follow, orders_outcome, verify
 from gpt_trader.live.replay import replay
 from gpt_trader.risk.pretrade import check_order
 from gpt_trader.trading.broker import BrokerTimeout, OrderRequest
-from gpt_trader.trading.permit import grant, revoke
-
-LAST = "2013-02-26"  # the desk has lived until this close; three more sessions of bars are there
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    root = tmp_path_factory.mktemp("desk") / "template"
-    with Workspace.create(root, SimulatedClock(parse_utc("2013-01-01T00:00:00Z"))) as ws:
-        ingest(ws, EmbeddedProvider())
-        grant(ws.state_dir, actor="test", reason="a book", at=ws.clock.now())
-        bars = Market.load(ws).bars
-        replay(ws, 3, market=Market(bars[bars["session"] <= pd.Timestamp(LAST)]))
-    return root
+from gpt_trader.trading.permit import revoke
 
 
 @pytest.fixture
-def ws(template, tmp_path):
-    with Workspace.open(shutil.copytree(template, tmp_path / "desk")) as ws:
+def ws(book_desk, tmp_path):
+    with Workspace.open(shutil.copytree(book_desk, tmp_path / "desk")) as ws:
         yield ws
 
 

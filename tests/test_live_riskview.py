@@ -5,32 +5,17 @@ from decimal import Decimal as D
 
 import pytest
 
-from gpt_trader.core.clock import SimulatedClock, parse_utc
 from gpt_trader.core.outcome import Status, UsageError
 from gpt_trader.core.workspace import Workspace
-from gpt_trader.dataflow.ingestion import ingest
-from gpt_trader.dataflow.providers import EmbeddedProvider
 from gpt_trader.live.market import Market
-from gpt_trader.live.replay import replay
 from gpt_trader.live.riskview import positions_outcome, risk_outcome, risk_view
 from gpt_trader.risk.measures import historical_var, scenario_pnl, scenario_returns
 from gpt_trader.runbook.engine import run_procedure
-from gpt_trader.trading.permit import grant
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    root = tmp_path_factory.mktemp("desk") / "template"
-    with Workspace.create(root, SimulatedClock(parse_utc("2013-01-01T00:00:00Z"))) as ws:
-        ingest(ws, EmbeddedProvider())
-        grant(ws.state_dir, actor="test", reason="a book", at=ws.clock.now())
-        replay(ws, 3)
-    return root
 
 
 @pytest.fixture
-def ws(template, tmp_path):
-    with Workspace.open(shutil.copytree(template, tmp_path / "desk")) as ws:
+def ws(book_desk, tmp_path):
+    with Workspace.open(shutil.copytree(book_desk, tmp_path / "desk")) as ws:
         yield ws
 
 

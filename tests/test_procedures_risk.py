@@ -9,42 +9,30 @@ from decimal import Decimal as D
 
 import pandas as pd
 import pytest
+from desk_harness import LAST
 
-from gpt_trader.core.clock import SimulatedClock, parse_utc
 from gpt_trader.core.config import load_config
 from gpt_trader.core.outcome import UsageError
 from gpt_trader.core.workspace import Workspace
-from gpt_trader.dataflow.ingestion import ingest
-from gpt_trader.dataflow.providers import EmbeddedProvider
 from gpt_trader.live.market import Market
 from gpt_trader.live.replay import replay
 from gpt_trader.live.riskview import risk_view
 from gpt_trader.risk.measures import historical_var, scenario_pnl, scenario_returns
 from gpt_trader.runbook.engine import run_procedure
 from gpt_trader.trading.brokers import open_broker
-from gpt_trader.trading.permit import grant, revoke
+from gpt_trader.trading.permit import revoke
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
-LAST, LIMIT = "2013-02-26", 30_000
+LIMIT = 30_000
 BREACH = f"limits:\n  max_var: {LIMIT}\n  max_expected_shortfall: 60000\n"
 MAY_ACT = "approvals:\n  procedures:\n    reduce_positions: none\n    close_high_risk_positions: none\n"
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    root = tmp_path_factory.mktemp("desk") / "template"
-    with Workspace.create(root, SimulatedClock(parse_utc("2013-01-01T00:00:00Z"))) as ws:
-        ingest(ws, EmbeddedProvider())
-        grant(ws.state_dir, actor="test", reason="a book", at=ws.clock.now())
-        bars = Market.load(ws).bars
-        replay(ws, 3, market=Market(bars[bars["session"] <= pd.Timestamp(LAST)]))
-        (ws.config_dir / "risk.yaml").write_text(BREACH)
-    return root
-
-
 @pytest.fixture
-def root(template, tmp_path):
-    return shutil.copytree(template, tmp_path / "desk")
+def root(book_desk, tmp_path):
+    copy = shutil.copytree(book_desk, tmp_path / "desk")
+    (copy / "config" / "risk.yaml").write_text(BREACH)
+    return copy
 
 
 @pytest.fixture

@@ -12,27 +12,19 @@ import pytest
 pytest.importorskip("alpaca", reason="pip install 'gpt_trader[alpaca]'")
 pytest.importorskip("starlette", reason="pip install 'gpt_trader[venue]'")
 
-from venue_harness import AT, RunningVenue, running_venue  # noqa: E402
+from venue_harness import RunningVenue, desk_at  # noqa: E402
 
-from gpt_trader.core.clock import SimulatedClock, parse_utc  # noqa: E402
 from gpt_trader.core.outcome import Status  # noqa: E402
 from gpt_trader.core.workspace import Workspace  # noqa: E402
-from gpt_trader.dataflow.ingestion import ingest  # noqa: E402
-from gpt_trader.dataflow.providers import EmbeddedProvider  # noqa: E402
 from gpt_trader.live.riskview import risk_view  # noqa: E402
 from gpt_trader.runbook.engine import run_procedure  # noqa: E402
 from gpt_trader.trading.broker import OrderRequest  # noqa: E402
 from gpt_trader.trading.brokers import open_broker  # noqa: E402
 from gpt_trader.trading.execution import Executor  # noqa: E402
-from gpt_trader.trading.permit import grant, revoke  # noqa: E402
+from gpt_trader.trading.permit import revoke  # noqa: E402
 
-CONFIG = """
-broker:
-  kind: alpaca
-  alpaca: {{key: env:VENUE_KEY, secret: env:VENUE_SECRET, url: '{url}', timeout_seconds: 1}}
-approvals:
-  procedures: {{reduce_positions: none, close_high_risk_positions: none}}
-"""
+APPROVALS = "approvals:\n  procedures: {reduce_positions: none, close_high_risk_positions: none}\n"
+VENUE_CONFIG = "broker:\n  paper:\n    allow_shorting: true\n"
 LIMIT = 25_000
 RULES = f"limits:\n  max_var: {LIMIT}\n  max_expected_shortfall: 60000\n  exits_under_halt: true\n"
 HELD = 3_000
@@ -40,22 +32,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixture
 
 
 @pytest.fixture
-def venue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningVenue]:
-    with running_venue(tmp_path, config="broker:\n  paper:\n    allow_shorting: true\n") as running:
-        monkeypatch.setenv("VENUE_KEY", running.key)
-        monkeypatch.setenv("VENUE_SECRET", running.secret)
-        running.quote("AAPL", "444.00", "444.10", 10**6, 10**6)
-        yield running
-
-
-@pytest.fixture
-def ws(tmp_path: Path, venue: RunningVenue) -> Iterator[Workspace]:
-    with Workspace.create(tmp_path / "desk", SimulatedClock(parse_utc(AT))) as made:
-        ingest(made, EmbeddedProvider())
-        (made.config_dir / "config.yaml").write_text(CONFIG.format(url=venue.url))
-        (made.config_dir / "risk.yaml").write_text(RULES)
-    with Workspace.open(tmp_path / "desk") as ws:
-        grant(ws.state_dir, actor="test", reason="to be rehearsed", at=ws.clock.now())
+def ws(tmp_path: Path, venue: RunningVenue, data_desk: Path) -> Iterator[Workspace]:
+    root = desk_at(venue, tmp_path / "desk", data_desk, more=APPROVALS)
+    (root / "config" / "risk.yaml").write_text(RULES)
+    with Workspace.open(root) as ws:
         at = open_broker(ws)
         executor, session = Executor(ws, at), ws.calendar.session_of(ws.clock.now())  # no limits: how the breach came about
         executor.reconcile(session)

@@ -12,54 +12,33 @@ import pytest
 pytest.importorskip("alpaca", reason="pip install 'gpt_trader[alpaca]'")
 pytest.importorskip("starlette", reason="pip install 'gpt_trader[venue]'")
 
-from venue_harness import AT, RunningVenue, running_venue  # noqa: E402
+from venue_harness import RunningVenue, desk_at  # noqa: E402
 
-from gpt_trader.core.clock import SimulatedClock, parse_utc  # noqa: E402
 from gpt_trader.core.outcome import Status  # noqa: E402
 from gpt_trader.core.workspace import Workspace  # noqa: E402
-from gpt_trader.dataflow.ingestion import ingest  # noqa: E402
-from gpt_trader.dataflow.providers import EmbeddedProvider  # noqa: E402
 from gpt_trader.runbook.engine import Run, run_procedure  # noqa: E402
 from gpt_trader.trading.active import active  # noqa: E402
 from gpt_trader.trading.broker import OrderRequest  # noqa: E402
 from gpt_trader.trading.brokers import open_broker  # noqa: E402
 from gpt_trader.trading.execution import Executor  # noqa: E402
-from gpt_trader.trading.permit import check, grant  # noqa: E402
+from gpt_trader.trading.permit import check  # noqa: E402
 
-CONFIG = """
-broker:
-  kind: alpaca
-  backup: {backup}
-  alpaca: {{key: env:VENUE_KEY, secret: env:VENUE_SECRET, url: '{url}', timeout_seconds: 1}}
+APPROVALS = """
 approvals:
-  procedures: {{retry_failed_orders: none, switch_broker: none, halt_trading: none, adjust_position_sizes: confirm}}
+  procedures: {retry_failed_orders: none, switch_broker: none, halt_trading: none, adjust_position_sizes: confirm}
 """
 DOWN = {"kind": "error", "status": 500}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("procedures_trading"),
               pytest.mark.usefixtures("warm_engine")]
 
 
-@pytest.fixture
-def venue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningVenue]:
-    with running_venue(tmp_path) as running:
-        monkeypatch.setenv("VENUE_KEY", running.key)
-        monkeypatch.setenv("VENUE_SECRET", running.secret)
-        running.quote("AAPL", "444.00", "444.10")
-        yield running
-
-
-def desk(tmp_path: Path, venue: RunningVenue, backup: str = "null") -> Workspace:
-    with Workspace.create(tmp_path / "desk", SimulatedClock(parse_utc(AT))) as ws:
-        ingest(ws, EmbeddedProvider())
-        (ws.config_dir / "config.yaml").write_text(CONFIG.format(url=venue.url, backup=backup))
-    ws = Workspace.open(tmp_path / "desk")
-    grant(ws.state_dir, actor="test", reason="to be rehearsed", at=ws.clock.now())
-    return ws
+def desk(tmp_path: Path, venue: RunningVenue, data_desk: Path, backup: str = "null") -> Workspace:
+    return Workspace.open(desk_at(venue, tmp_path / "desk", data_desk, backup, APPROVALS))
 
 
 @pytest.fixture
-def ws(tmp_path: Path, venue: RunningVenue) -> Iterator[Workspace]:
-    with desk(tmp_path, venue) as opened:
+def ws(tmp_path: Path, venue: RunningVenue, data_desk: Path) -> Iterator[Workspace]:
+    with desk(tmp_path, venue, data_desk) as opened:
         yield opened
 
 
@@ -155,8 +134,8 @@ def test_the_playbook_halts_when_nobody_answers(ws: Workspace, venue: RunningVen
     assert venue.floor.order("resting").status == "accepted", "a halt leaves what is at the broker where it is"
 
 
-def test_the_playbook_switches_to_the_backup(tmp_path: Path, venue: RunningVenue) -> None:
-    with desk(tmp_path, venue, backup="paper") as ws:
+def test_the_playbook_switches_to_the_backup(tmp_path: Path, venue: RunningVenue, data_desk: Path) -> None:
+    with desk(tmp_path, venue, data_desk, backup="paper") as ws:
         place(ws, OrderRequest("held", "AAPL", "buy", D(10)))
         place(ws)
         venue.faults(DOWN)
@@ -169,8 +148,8 @@ def test_the_playbook_switches_to_the_backup(tmp_path: Path, venue: RunningVenue
         assert {"broker": "alpaca", "symbol": "AAPL", "shares": "10"} in back.figures["held"]
 
 
-def test_a_backup_that_cannot_take_over_is_not_switched_to(tmp_path: Path, venue: RunningVenue) -> None:
-    with desk(tmp_path, venue, backup="paper") as ws:
+def test_a_backup_that_cannot_take_over_is_not_switched_to(tmp_path: Path, venue: RunningVenue, data_desk: Path) -> None:
+    with desk(tmp_path, venue, data_desk, backup="paper") as ws:
         open_broker(ws, "paper").block(True, "blocked as well")
         done = run(ws, "switch_broker", reason="trying", execute=True).outcome
         assert done.status == Status.CRITICAL and done.verification == "refuted" and active(ws).kind == "alpaca"

@@ -21,37 +21,23 @@ import pytest
 pytest.importorskip("alpaca", reason="pip install 'gpt_trader[alpaca]'")
 pytest.importorskip("starlette", reason="pip install 'gpt_trader[venue]'")
 
-from venue_harness import AT, RunningVenue, running_venue, wait_until  # noqa: E402
+from venue_harness import RunningVenue, desk_at, wait_until  # noqa: E402
 
-from gpt_trader.core.clock import SimulatedClock, parse_utc  # noqa: E402
 from gpt_trader.core.outcome import Status  # noqa: E402
 from gpt_trader.core.workspace import Workspace  # noqa: E402
 from gpt_trader.trading.broker import OrderRequest  # noqa: E402
 from gpt_trader.trading.brokers import open_broker  # noqa: E402
 from gpt_trader.trading.emergency import CANCELLED, KEPT, emergency_stop, take_in  # noqa: E402
 from gpt_trader.trading.execution import Executor  # noqa: E402
-from gpt_trader.trading.permit import check, grant  # noqa: E402
+from gpt_trader.trading.permit import check  # noqa: E402
 
-CONFIG = "broker:\n  kind: alpaca\n  alpaca: {{key: env:VENUE_KEY, secret: env:VENUE_SECRET, url: '{url}', timeout_seconds: 2}}\n"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-def venue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningVenue]:
-    with running_venue(tmp_path) as running:
-        monkeypatch.setenv("VENUE_KEY", running.key)
-        monkeypatch.setenv("VENUE_SECRET", running.secret)
-        running.quote("AAPL", "444.00", "444.10")
-        yield running
 
 
 @pytest.fixture
 def root(tmp_path: Path, venue: RunningVenue) -> Path:
     """A desk at the venue, permitted to trade, with two resting orders."""
-    with Workspace.create(tmp_path / "desk", SimulatedClock(parse_utc(AT))) as ws:
-        (ws.config_dir / "config.yaml").write_text(CONFIG.format(url=venue.url))
-    with Workspace.open(tmp_path / "desk") as ws:
-        grant(ws.state_dir, actor="test", reason="to be stopped", at=ws.clock.now())
+    with Workspace.open(desk_at(venue, tmp_path / "desk")) as ws:
         desk, session = Executor(ws, open_broker(ws)), ws.calendar.session_of(ws.clock.now())
         desk.reconcile(session)
         for n in (1, 2):

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from urllib.request import Request, urlopen
 from gpt_trader.core.clock import SimulatedClock, parse_utc
 from gpt_trader.core.workspace import Workspace
 from gpt_trader.trading.floor import PaperFloor
+from gpt_trader.trading.ledger import trade
+from gpt_trader.trading.permit import grant
 
 AT = "2013-02-28T15:00:00Z"  # half an hour after the open of the last session of the embedded data
 PATIENCE = 60  # seconds, for a process that starts on a busy machine
@@ -143,6 +146,13 @@ class RunningVenue:
         with Workspace.open(self.root) as ws:
             return PaperFloor(self.db, ws.instruments, ws.config.app.broker.paper, SimulatedClock(parse_utc(AT)))
 
+    def transfer(self, symbol: str, shares: Any, price: Any, cash: Any = 0) -> None:
+        """Shares (bought or sold at `price` USD) and cash that come to the account, or leave it, with no event: no list tells of them."""
+        quantity, floor = Decimal(shares), self.floor
+        with floor.store.transaction() as db:
+            floor._set_basis(symbol, trade(floor._basis(symbol), quantity, quantity * Decimal(price)))
+            db.conn.execute("UPDATE account SET cash = ?", [str(floor.account().cash + Decimal(cash))])
+
     # ------------------------------------------------------------ life and death
     def kill(self) -> None:
         """kill -9."""
@@ -197,6 +207,30 @@ def running_venue(
             venue.floor.close()
         if venue.process is not None and venue.process.poll() is None:
             venue.stop()
+
+
+_DESK = """
+broker:
+  kind: alpaca
+  backup: {backup}
+  alpaca: {{key: env:VENUE_KEY, secret: env:VENUE_SECRET, url: '{url}', timeout_seconds: 1}}
+"""
+
+
+def desk_at(
+    venue: RunningVenue,
+    root: Path,
+    data: Path | None = None,  # a workspace to copy, such as the fixture `data_desk`; None: a new one, without market data
+    backup: str = "null",  # of broker.backup
+    more: str = "",  # further lines of config.yaml
+) -> Path:
+    """A desk whose broker is the venue, permitted to trade, its clock where the venue's starts."""
+    ws = Workspace.create(root, SimulatedClock(parse_utc(AT))) if data is None else Workspace.open(shutil.copytree(data, root))
+    with ws:
+        ws.clock.set(parse_utc(AT))
+        (ws.config_dir / "config.yaml").write_text(_DESK.format(url=venue.url, backup=backup) + more)
+        grant(ws.state_dir, actor="test", reason="to be rehearsed", at=ws.clock.now())
+    return root
 
 
 def fills(floor: PaperFloor) -> list[tuple[str, Decimal, Decimal]]:

@@ -168,7 +168,7 @@ def _last_moved(journal: Journal, broker: str, difference: Difference) -> dateti
         sql, values = "SELECT updated_seq AS seq FROM positions WHERE broker = ? AND symbol = ?", [broker, difference.subject]
     rows = journal.store.rows(sql, values)
     entry = journal.get(rows[0]["seq"]) if rows and rows[0]["seq"] else None
-    return None if entry is None else parse_utc(str(entry.body.get("at") or entry.at))
+    return None if entry is None else parse_utc(min(str(entry.body.get("at") or entry.at), entry.at))  # some events tell only the day
 
 # %% ../../nbs/trading/54_adoption.ipynb #12
 @dataclass(frozen=True)
