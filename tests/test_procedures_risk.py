@@ -14,9 +14,11 @@ from desk_harness import LAST
 from gpt_trader.core.config import load_config
 from gpt_trader.core.outcome import UsageError
 from gpt_trader.core.workspace import Workspace
+from gpt_trader.live.acting import decide, survey
 from gpt_trader.live.market import Market
 from gpt_trader.live.replay import replay
 from gpt_trader.live.riskview import risk_view
+from gpt_trader.live.session import last_session
 from gpt_trader.risk.measures import historical_var, scenario_pnl, scenario_returns
 from gpt_trader.runbook.engine import run_procedure
 from gpt_trader.trading.brokers import open_broker
@@ -279,3 +281,36 @@ def test_the_diagnosis_asks_the_reverse_question_and_for_a_break(ws):
     assert current.error is None and further > figures["distance"], "a quarter of equity is further away"
     found = run_procedure(ws, "check_correlations")
     assert found.error is None and 0 < found.outcome.figures["break_p"] <= 1
+
+
+def test_resuming_after_a_drawdown_stop_lets_it_count_anew_where_that_is_asked(root):
+    with Workspace.open(root) as ws:
+        fall = last_session(ws.store)["drawdown"]
+        assert fall > 0
+        (ws.config_dir / "risk.yaml").write_text(f"limits:\n  max_drawdown: {fall / 2}\n")
+        revoke(ws.state_dir)
+
+    def refused(ws):
+        plan = decide(survey(ws), {"AAPL": D(5)}, label="new")
+        assert plan.orders or plan.refused
+        return {r.limit for o in plan.refused for r in o.refusals}
+
+    def resume(ws, **params):
+        run = run_procedure(ws, "resume_trading", {"reason": "the feed was mended", **params})
+        assert run.error is None, run.error
+        return run.outcome
+
+    with Workspace.open(root) as ws:
+        assert "max_drawdown" in refused(ws)
+        halfway = resume(ws, execute=True)
+        assert halfway.status == "warning" and "only those that reduce" in halfway.summary and "max_drawdown" in refused(ws)
+        head = [e.seq for e in ws.journal.entries(kind="drawdown.reset")]
+        dry = resume(ws, reset_peak=True)
+        assert any("count drawdowns from" in step for step in dry.figures["planned"]) and dry.figures["drawdown"] == pytest.approx(fall)
+        assert head == [] == list(ws.journal.entries(kind="drawdown.reset")) and "max_drawdown" in refused(ws)
+        done = resume(ws, reset_peak=True, execute=True)
+        assert (done.status, done.verification, done.figures["drawdown"]) == ("ok", "verified", 0.0), done.summary
+        entry = ws.journal.last("drawdown.reset")
+        assert entry.body["reason"] == "the feed was mended" and entry.body["drawdown"] == pytest.approx(fall)
+        assert [e.body["act"] for e in ws.journal.entries(kind="approval.granted") if e.seq < entry.seq][-1] == "reset_drawdown"
+        assert "max_drawdown" not in refused(ws) and ws.journal.check_projections() == []
