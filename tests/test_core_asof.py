@@ -57,7 +57,7 @@ def act(ws: Workspace, what: str, n: int) -> None:
         record_metric(ws, "portfolio_var", float(n) if n else None, {"head": "a"} if n % 2 else {})
     elif what == "predict":
         with ws.telemetry.transaction() as db:
-            db.execute("INSERT OR IGNORE INTO predictions VALUES (?, 'A', 'h', 'v', .6, 1, NULL, 1, NULL, ?, NULL, 'f')",
+            db.execute("INSERT OR IGNORE INTO predictions VALUES (?, 'A', 'h', 'v', .6, 1, NULL, 1, NULL, ?, NULL, 'f', 'served')",
                        [f"2013-03-{n + 1:02}", utc_text(ws.clock.now())])
     elif what == "settle":
         with ws.telemetry.transaction() as db:

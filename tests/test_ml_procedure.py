@@ -20,7 +20,7 @@ def test_its_figures_are_recounted_and_without_predictions_it_says_so(tmp_path: 
             for day in range(30):
                 for k, symbol in enumerate(("AAPL", "GOOG", "IBM", "MSFT")):
                     wrong, settled = (day + k) % 4, day < 29  # one of four is right; the newest session waits for its outcome
-                    db.execute("INSERT INTO predictions VALUES (?,?,'range_expansion','v1',0.6,1,0,1,?,?,?,'')",
+                    db.execute("INSERT INTO predictions VALUES (?,?,'range_expansion','v1',0.6,1,0,1,?,?,?,'','served')",
                                [f"2013-01-{day + 1:02d}", symbol, int(not wrong) if settled else None, at,
                                 (at if day == 28 else "2013-02-01T00:00:00.000000Z") if settled else None])
         run = run_procedure(ws, "check-model-performance", {"last_hours": 24.0})

@@ -105,7 +105,7 @@ TELEMETRY_THEN = {  # table -> what is shown of it; {m}: the moment as text, {se
     "metrics": "VIEW {name} AS SELECT * FROM main.metrics WHERE at <= {m}",
     "predictions": """VIEW {name} AS SELECT session, symbol, head, model_version, probability, predicted, naive, majority,
         CASE WHEN settled_at <= {m} THEN label END AS label, made_at, CASE WHEN settled_at <= {m} THEN settled_at END AS settled_at,
-        features_hash FROM main.predictions WHERE made_at <= {m}""",
+        features_hash, role FROM main.predictions WHERE made_at <= {m}""",
     "runs": """TABLE {name} AS SELECT * FROM main.runs WHERE started_at <= {m} AND (
         run_id IN (SELECT subject FROM state.journal WHERE kind = 'procedure.recorded' AND seq <= {seq}) OR
         NOT EXISTS (SELECT 1 FROM state.journal WHERE subject = run_id AND kind = 'procedure.recorded')) ORDER BY main.runs.rowid""",

@@ -25,7 +25,8 @@ from .peak import set_peak
 from .replay import ReplayReport, summarise
 from .session import equity_curve, last_session, session_moments, session_rows
 from .strategy import Momentum, Strategy
-from ..ml.registry import PREDICTIONS_FILE, champion, latest
+from ..ml.registry import PREDICTIONS_FILE, champion
+from ..ml.rollout import scored
 from ..trading.paper import PaperBroker
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def honest_forecaster(ws: "Workspace", first: date) -> Forecaster:
     The registered models where the last label that they learnt was known before that day; else the headline champion's walk-forward
     predictions; without a champion, the naive rule.
     """
-    trained = [model for head in ws.config.models.heads if (model := champion(ws, head) or latest(ws, head)) is not None]
+    trained = [model for head in ws.config.models.heads for model in scored(ws, head)]
     if trained and all(model.card["known_by"] < first.isoformat() for model in trained):
         return ModelForecaster.load(ws)
     confidence, trusted = ws.config.app.strategy.naive_confidence, champion(ws, HEADLINE)

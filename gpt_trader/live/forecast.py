@@ -10,7 +10,7 @@ __all__ = ['HEADLINE', 'SETTLED_BACK', 'Forecast', 'Forecaster', 'votes_by_day',
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import pandas as pd
 
@@ -20,7 +20,9 @@ from .strategy import naive_probability
 from ..ml.features import compute_features
 from ..ml.labels import make_labels
 from ..ml.prediction import Predictor, accuracy, settle_predictions, store_predictions
-from ..ml.registry import champion, latest
+from ..ml.promotion import step_rollout
+from ..ml.registry import models
+from ..ml.rollout import blend, capital_shares, scored
 from ..ml.training import labels_for
 
 # %% ../../nbs/live/14_forecast.ipynb #4
@@ -102,23 +104,45 @@ class NaiveForecaster:
 
 # %% ../../nbs/live/14_forecast.ipynb #11
 @dataclass
-class ModelForecaster:
-    """Predictions of every head that has a model; sizes by the headline head's champion, or by the naive rule while it has none."""
+class _Models:
+    "What a `ModelForecaster` asks, as the registry has it."
 
     predictors: tuple[Predictor, ...]
     confidence: float
+    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def load(cls, ws: Any) -> "ModelForecaster":
-        """The champion of each head in models.yaml, or the latest challenger where there is none; heads without a model are left out."""
-        found = [champion(ws, head) or latest(ws, head) for head in ws.config.models.heads]
-        predictors = tuple(Predictor.load(ws, model.head, model.version) for model in found if model is not None)
-        return cls(predictors, ws.config.app.strategy.naive_confidence)
+    def load(cls, ws: Any) -> Self:
+        """What scores each head of models.yaml (`ml.rollout.scored`); heads without a model are left out."""
+        found = [model for head in ws.config.models.heads for model in scored(ws, head)]
+        predictors = tuple(Predictor.load(ws, model.head, model.version) for model in found)
+        return cls(predictors, ws.config.app.strategy.naive_confidence, {head: capital_shares(ws, head) for head in ws.config.models.heads})
+
+    def reload(self, ws: Any) -> None:
+        """Take over what the registry says now, where that has changed: another champion, another share."""
+        heads = [head for head in ws.config.models.heads if models(ws, head)]
+        if heads and ([m for head in heads for m in scored(ws, head)] != [p.model for p in self.predictors]
+                      or any(capital_shares(ws, head) != self.shares.get(head, {}) for head in heads)):
+            fresh = type(self).load(ws)
+            self.predictors, self.shares, self._cache = fresh.predictors, fresh.shares, {}
+
+    def heads(self) -> list[str]:
+        """The heads that it has a model of."""
+        return list(dict.fromkeys(p.model.head for p in self.predictors))
 
     def features(self) -> list[str]:
         """What its models ask for, each once."""
         return list(dict.fromkeys(name for p in self.predictors for name in p.model.features))
+
+# %% ../../nbs/live/14_forecast.ipynb #12
+class ModelForecaster(_Models):
+    """Predictions of every head that has a model; sizes by the headline head's champion, or by the naive rule while it has none.
+
+    predictors: the first of a head gives its answer; the others, a challenger under a rollout and shadows, score the same rows beside it.
+    confidence: how often the naive rule is trusted to be right. shares: of the capital, by head and version (`ml.rollout.capital_shares`);
+    while a challenger has a share, sizes follow the weighted mean.
+    """
 
     def _features(self, market: Market) -> pd.DataFrame:
         "The features that the models ask for, computed once."
@@ -151,30 +175,34 @@ class ModelForecaster:
             store_predictions(base, forecast.rows)
 
     def settle(self, base: Any, market: Market, session: date) -> None:
-        """Fill in the labels that are known at the close of the session."""
-        for predictor in self.predictors:
-            labels = self.labels(market, predictor.model.head)
+        """Fill in the labels that are known at the close of the session; judge a rollout by them, and take over what that changes."""
+        for head in self.heads():
+            labels = self.labels(market, head)
             known = labels[labels["label_end"] <= pd.Timestamp(session)]
-            settle_predictions(base, known.tail(SETTLED_BACK * market.adj_close.shape[1]), predictor.model.head)
+            settle_predictions(base, known.tail(SETTLED_BACK * market.adj_close.shape[1]), head)
+            step_rollout(base, head)
+        self.reload(base)
 
     def metrics(self, base: Any) -> list[dict[str, Any]]:
         """Accuracy of each head over its newest settled predictions, with n and interval; None while too few have settled for a verdict."""
         rows = []
-        for predictor in self.predictors:
-            head, rules = predictor.model.head, base.config.models.heads[predictor.model.head]
+        for head in self.heads():
+            rules = base.config.models.heads[head]
             found = accuracy(base, head, last_n=rules.judged_on)
             row = {"name": "model_accuracy", "labels": {"head": head}, "n": found.n}
             judged = found.n >= rules.judged_from  # with fewer, an accuracy far from the truth is likely: no number, no alert
             rows.append(row | ({"value": found.accuracy, "low": found.low, "high": found.high} if judged else {"value": None}))
         return rows
 
-# %% ../../nbs/live/14_forecast.ipynb #12
+# %% ../../nbs/live/14_forecast.ipynb #13
 def _model_forecast(self: ModelForecaster, market: Market, session: date) -> Forecast:
     "What `ModelForecaster.forecast` does."
     votes = naive_votes(self.votes(market), market, session)
     naive = {symbol: naive_probability(vote, self.confidence) for symbol, vote in votes.items()}
     expansion = {symbol: p for symbol, p in naive.items() if p is not None}
-    source, parts, features = "naive", [], self._features(market)
+    source, features = "naive", self._features(market)
+    parts: list[pd.DataFrame] = []
+    said: dict[str, dict[str, float]] = {}  # by version of the headline head, then symbol
     day = market.before(session).index[-1]
     for predictor in self.predictors:
         model = predictor.model
@@ -185,13 +213,17 @@ def _model_forecast(self: ModelForecaster, market: Market, session: date) -> For
             "session": session.isoformat(), "symbol": rows.index.get_level_values("symbol"), "head": model.head,
             "model_version": model.version, "probability": probability.to_numpy(),
             "predicted": (probability.to_numpy() >= 0.5).astype("int64"), "naive": labels["naive"].to_numpy(),
-            "majority": model.card["majority"], "features_hash": model.card["features_hash"]}))
-        if model.head == HEADLINE and model.status == "champion":
-            source = f"{model.head}/{model.version}"
-            expansion = {str(s): float(p) for s, p in zip(rows.index.get_level_values("symbol"), probability, strict=True)}
+            "majority": model.card["majority"], "features_hash": model.card["features_hash"],
+            "role": "shadow" if any(known["head"].iloc[0] == model.head for known in parts) else "served"}))
+        if model.head == HEADLINE:
+            said[model.version] = {str(s): float(p) for s, p in zip(rows.index.get_level_values("symbol"), probability, strict=True)}
+    shares = {v: share for v, share in self.shares.get(HEADLINE, {}).items() if v in said}
+    if shares:
+        expansion = blend(shares, said)
+        source = f"{HEADLINE}/" + " + ".join(v if share == 1 else f"{v} {share:.0%}" for v, share in shares.items())
     return Forecast(session, expansion, source, pd.concat(parts, ignore_index=True) if parts else pd.DataFrame())
 
-# %% ../../nbs/live/14_forecast.ipynb #14
+# %% ../../nbs/live/14_forecast.ipynb #15
 @dataclass
 class TableForecaster(NaiveForecaster):
     """Sizes by stored out-of-sample probabilities, by the naive rule where the table has none; stores nothing.

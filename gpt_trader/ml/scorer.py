@@ -55,7 +55,7 @@ class _Loaded:
         self._lock, self._open = threading.Lock(), False
         batch, single = _library(True), _library(False)
         self._handle, self._fast, count, classes = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int()
-        raw = text.encode() if isinstance(text, str) else text
+        self.text = raw = text.encode() if isinstance(text, str) else text
         if not raw.startswith(b"tree"):  # LightGBM takes an empty text for an empty model
             raise DataError("this is no model in LightGBM's text format", where="scorer", mend="pass what Booster.model_to_string gives")
         _check(batch.LGBM_BoosterLoadModelFromString(raw, ctypes.byref(count), ctypes.byref(self._handle)))
