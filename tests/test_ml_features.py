@@ -1,4 +1,6 @@
 """Features: point-in-time by construction, the same for the batch and for tonight, and blind to how prices are scaled."""
+import importlib.util
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -6,20 +8,25 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.lib.stride_tricks import sliding_window_view
 
 from gpt_trader.core.outcome import DataError, UsageError
 from gpt_trader.dataflow.datasets import adjusted
 from gpt_trader.dataflow.providers import EmbeddedProvider
+from gpt_trader.ml.definition import reads
 from gpt_trader.ml.features import (
     FEATURES,
+    MODULES,
     Panel,
     available_features,
+    catalogue,
     compute_features,
     feature,
     features_hash,
     look_ahead,
     to_panel,
 )
+from gpt_trader.ml.windows import MOMENTS, SUM, Ladder
 
 SYMBOLS = ("AAPL", "GOOG", "IBM", "MSFT")
 PROVIDER = EmbeddedProvider()
@@ -45,15 +52,67 @@ def test_the_tail_equals_the_batch(position: int, sessions: int) -> None:
 
 def test_each_feature_reads_no_further_back_than_it_says() -> None:
     """Prices before the look back are changed beyond recognition; the newest row must not notice."""
-    for name, f in FEATURES.items():
-        start = SESSIONS.iloc[-f.look_back]
-        wrecked = BARS.copy()
-        old = wrecked["session"] < start
+    for look_back in sorted({f.look_back for f in FEATURES.values()}):
+        names = [name for name, f in FEATURES.items() if f.look_back == look_back]
+        wrecked = BARS[BARS["session"] >= SESSIONS.iloc[-2 * look_back - 5]].copy()
+        old = wrecked["session"] < SESSIONS.iloc[-look_back]
         wrecked.loc[old, ["open", "high", "low", "close"]] *= np.where(np.arange(old.sum()) % 2, 3.0, 0.4)[:, None]
         wrecked.loc[old, "volume"] = 1 + wrecked.loc[old, "volume"] // 7
-        here = compute_features(wrecked, [name]).loc[SESSIONS.iloc[-1]]
-        there = WHOLE.loc[SESSIONS.iloc[-1], [name]]
-        pd.testing.assert_frame_equal(here, there, rtol=1e-6, atol=1e-8, obj=name)
+        here = compute_features(wrecked, names).loc[SESSIONS.iloc[-1]]
+        there = WHOLE.loc[SESSIONS.iloc[-1], names]
+        pd.testing.assert_frame_equal(here, there, rtol=1e-9, atol=1e-12, obj=str(look_back))
+
+
+def test_each_feature_is_known_as_soon_as_its_look_back_is_filled() -> None:
+    aapl = WHOLE.xs("AAPL", level="symbol")
+    first = {name: int(np.flatnonzero(np.isfinite(aapl[name]))[0]) for name in FEATURES}
+    assert all(f.warm_up <= first[name] <= f.warm_up + 1 for name, f in FEATURES.items()), {
+        name: (f.warm_up, first[name]) for name, f in FEATURES.items() if not f.warm_up <= first[name] <= f.warm_up + 1}
+
+
+def test_there_are_many_and_each_is_documented() -> None:
+    known = catalogue()
+    assert len(known) >= 160 and (known[["group", "formula", "doc"]] != "").all(axis=None) and not known["formula"].duplicated().any()
+    assert set(known["group"]) == {"return", "volatility", "range", "trend", "oscillator", "volume", "calendar", "market", "cross-section",
+                                   "candle", "price"}
+    assert {f.compute.__module__ for f in FEATURES.values()} == {m.__name__ for m in MODULES}
+
+
+def test_alpha158_agrees_with_plain_pandas() -> None:
+    """All of its 158 factors, written a second time; and every one of qlib's names is there."""
+    spec = importlib.util.spec_from_file_location("plain_features", Path(__file__).parents[1] / "benchmarks/plain_features.py")
+    assert spec is not None and spec.loader is not None
+    plain = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plain)
+    ours = WHOLE.swaplevel().sort_index()
+    theirs = dict(plain.plain_features(BARS))
+    assert len(theirs) == 158
+    for name, values in theirs.items():
+        np.testing.assert_allclose(ours[name].to_numpy(), values.to_numpy(), rtol=1e-7, atol=1e-10, err_msg=name)
+
+
+def test_sums_do_not_drift() -> None:
+    """A day of a trillion shares, long past, leaves no trace in later windows. Against a recomputation of each window: relative 1e-12."""
+    rng = np.random.default_rng(5)
+    x = rng.lognormal(0, 0.1, (2500, 2))
+    x[100] = 1e12
+    for n in (5, 20, 60, 252):
+        windows = sliding_window_view(x, n, axis=0)
+        (total,), (_, squares) = Ladder(SUM, [x]).at(n), Ladder(MOMENTS, [x]).at(n)
+        clean = slice(101, None)
+        np.testing.assert_allclose(total[clean], windows.sum(axis=-1)[clean], rtol=1e-12)
+        np.testing.assert_allclose(squares[clean], (windows.var(axis=-1) * n)[clean], rtol=1e-11)
+    flat = Ladder(MOMENTS, [np.full((300, 1), 0.1)]).at(60)[1]
+    assert (flat == 0).all()
+
+
+def test_symbols_that_can_be_computed_alone_are_found_out() -> None:
+    """What is computed in parts, by threads, is what is computed at once; what compares symbols is not computed in parts."""
+    own = {name for name, f in FEATURES.items() if reads(f).apart}
+    assert all(FEATURES[name].group not in ("market", "cross-section") for name in own)
+    assert {name for name, f in FEATURES.items() if f.group not in ("market", "cross-section")} == own
+    parts = compute_features(BARS, n_jobs=2, batch_size=1)
+    pd.testing.assert_frame_equal(parts, WHOLE, rtol=1e-12, atol=0)
 
 
 def test_a_later_split_or_dividend_changes_no_feature() -> None:
