@@ -84,8 +84,8 @@ def test_a_bad_file_is_refused_whole(ws: Path, name: str, lines: list[str], code
 
 def test_a_hole_is_named_and_kept(ws: Path) -> None:
     answer = ingest(ws, "IBM.csv", csv_rows(**{DAYS[2]: ""}))
-    assert answer.returncode == 1, answer.stderr
-    assert DAYS[2] in answer.stdout and "IBM" in answer.stdout
+    assert answer.returncode == 0, answer.stderr  # it is in; whether it is good enough is validate-data-quality's to say
+    assert "WARNING" in answer.stdout and DAYS[2] in answer.stdout and "IBM" in answer.stdout
     bars = pd.concat(pd.read_parquet(p) for p in (ws / ".gpt-trader" / "data").rglob("*.parquet") if "IBM" in p.name)
     assert len(bars) == 4
 

@@ -208,6 +208,7 @@ MISSING: dict[str, tuple[str, ...]] = {
     "notify": ("gpt-trader", "send-alert", "--message", "nobody hears this", "--json"),
     "venue": ("gpt-trader", "venue"),
     "portfolio": _python("from gpt_trader.core.extras import need\nneed('skfolio', extra='portfolio', for_='an optimised portfolio')"),
+    "search": ("gpt-trader", "train", "--search", "--head", "direction"),
     "garch": _python("from gpt_trader.core.extras import need\nneed('arch', extra='garch', for_='a GARCH volatility')"),
 }
 

@@ -22,6 +22,7 @@ from .acts import AS_OF, alerts, emergency_stop, halt, resume
 from .doctor import doctor
 from .new import new
 from .output import columns, outcome_lines, pairs, show_error, show_run
+from .train import train
 from .venue import venue
 from ..core.outcome import GptTraderError, UsageError, did_you_mean
 from ..runbook.catalogue import Entry, catalogue, find
@@ -368,7 +369,7 @@ def ingest(folder: str, symbols: tuple[str, ...], workspace: str | None, as_json
     with _open(workspace) as ws:
         outcome = ingest_folder(ws, folder, list(symbols) or None).to_outcome()
     click.echo(json.dumps(outcome.to_json(), indent=2, ensure_ascii=False) if as_json else "\n".join(outcome_lines(outcome)))
-    return outcome.exit_code
+    return 0  # what is in is in, with its findings said; whether it is good enough is validate-data-quality's to say
 
 
 @cli.command()
@@ -442,6 +443,7 @@ def lab(ctx: click.Context, port: int, browser: bool, workspace: str | None) -> 
 # %% ../../nbs/cli/30_main.ipynb #23
 cli.add_command(new)
 cli.add_command(doctor)
+cli.add_command(train)
 for _command in (alerts, halt, resume, emergency_stop, venue):
     cli.add_command(_command)
 

@@ -26,6 +26,7 @@ PURPOSES = {
     "lab": "JupyterLab on the workspace and the research notebooks",
     "notify": "sending notifications by e-mail, chat and telephone",
     "portfolio": "optimised portfolios",
+    "search": "searching hyper-parameters",
     "telemetry": "Prometheus metrics and OpenTelemetry traces",
     "venue": "the simulated venue that speaks Alpaca's protocol",
 }

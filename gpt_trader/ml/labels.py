@@ -119,7 +119,8 @@ def make_labels(
 
     Columns: `label` (1.0, 0.0, NaN = not known), `naive` (the naive rule's answer for that label, same values), `label_end` (the session at
     whose close the label is known; NaT where it lies beyond the data) and `value` (the label is whether it is above zero; unit as in
-    QUESTIONS). Raises `UsageError` on an unknown kind and on options that it has not or lacks, and as `to_panel` does.
+    QUESTIONS). Raises `UsageError` on an unknown kind and on options that it has not or lacks, `DataError` where the bars lack what it
+    reads, and as `to_panel` does.
     """
     if kind not in QUESTIONS:
         raise UsageError(f"unknown label {kind!r}", where="labels", mend=did_you_mean(kind, QUESTIONS))
@@ -130,7 +131,7 @@ def make_labels(
     if set(options) != set(question.options) or any(not isinstance(v, str) and not v > 0 for v in options.values()):
         raise UsageError(f"the label {kind} wants {', '.join(question.options) or 'no option'}, not {options}", where="labels",
                          mend="barriers are numbers above 0, the rule one of " + ", ".join(RULES))
-    panel = to_panel(bars)
+    panel = to_panel(bars, allow_missing=True)
     found = question.answer(panel, window, horizon, **options)
     value, label = found.value, (found.value > 0).astype("float64").where(found.value.notna())
     sessions, symbols = value.index, value.columns

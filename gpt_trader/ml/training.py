@@ -194,8 +194,8 @@ def training_table(
 # %% ../../nbs/ml/40_training.ipynb #14
 @dataclass(frozen=True)
 class WalkForward:
-    """`predictions`: a row per out-of-sample prediction (session = the session predicted, symbol, probability, predicted, naive, majority,
-    label, fold). `folds`: dates and row counts of each refit. `evaluation`: what they come to."""
+    """`predictions`: a row per out-of-sample prediction (decided, session = the session predicted, symbol, probability, predicted, naive,
+    majority, label, fold). `folds`: dates and row counts of each refit. `evaluation`: what they come to."""
 
     predictions: pd.DataFrame
     folds: list[dict[str, Any]]
@@ -239,9 +239,13 @@ def judge(predictions: pd.DataFrame, settings: Settings) -> Evaluation:
 
 
 def prediction_rows(labels: pd.DataFrame, probability: np.ndarray, majority: int) -> pd.DataFrame:
-    """Predictions beside the rules' answers and the labels: `labels` rows (index (session, symbol)), one probability each."""
+    """Predictions beside the rules' answers and the labels: `labels` rows (index (session, symbol)), one probability each.
+
+    `decided` is the session at whose close the prediction was made, `session` the one that it is about: the label's end.
+    """
     return pd.DataFrame({
-        "session": labels["label_end"].to_numpy(), "symbol": labels.index.get_level_values("symbol"), "probability": probability,
+        "decided": labels.index.get_level_values("session"), "session": labels["label_end"].to_numpy(),
+        "symbol": labels.index.get_level_values("symbol"), "probability": probability,
         "predicted": (probability >= 0.5).astype("int64"), "naive": labels["naive"].to_numpy(), "majority": majority,
         "label": labels["label"].to_numpy()})
 
