@@ -41,9 +41,10 @@ system:
 	@"$(PYTHON)" -c "import ensurepip, venv" 2>/dev/null || { echo "$(NEED_VENV)" >&2; exit 1; }
 	@[ "$$(uname -s)" != Linux ] || "$(PYTHON)" -c "import ctypes; ctypes.CDLL('libgomp.so.1')" 2>/dev/null || { echo "$(NEED_OPENMP)" >&2; exit 1; }
 
-# uv installs the set in seconds; where it cannot be had, or cannot reach the packages, pip does it in minutes.
+# uv installs the set in seconds; where it cannot be had, or cannot reach the packages, pip does it in minutes. Both write the bytecode at
+# once: without it every process of a test compiles more than a thousand modules when it starts, where PYTHONDONTWRITEBYTECODE is set.
 define install
-$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt $(1) 2>$(VENV)/.uv.log \
+$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt $(1) 2>$(VENV)/.uv.log \
   || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(1)
 endef
 
