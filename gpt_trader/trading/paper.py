@@ -46,6 +46,7 @@ class _Opened(Matching):
     name = "paper"
     simulated = True
     epoch = ""  # its books and the numbers in them are one
+    events_at_hand = True  # they lie in the same file
 
     def __init__(
         self,

@@ -84,6 +84,16 @@ class Sender(Answers):
         order = request_of(row)
         return self.broker.replace(row["replaces"], order) if row["replaces"] else self.broker.submit(order)
 
+    def _answered(self, row: Mapping[str, Any], answer: BrokerOrder) -> None:
+        "Journal a broker's answer. Where it has filled the order and its events are at hand, acceptance and fill are one commit."
+        if answer.filled_quantity and answer.request == request_of(row) and getattr(self.broker, "events_at_hand", False):
+            try:
+                self.pull()
+            except BrokerError as e:  # a time-out, or worse: they come later, and the order is acknowledged as it is
+                self.log("error", f"the news of order {answer.client_order_id} could not be had: {e}")
+            row = self.order_row(answer.client_order_id) or row
+        self._acknowledge(row, answer)
+
     def send(self, row: Mapping[str, Any], sent: bool) -> None:
         """Send an order of the journal, again after each time-out. `sent`: it may have been sent before. TradingHalted without a permit."""
         client_order_id = row["client_order_id"]
@@ -97,7 +107,7 @@ class Sender(Answers):
                     self.note("order.cancelled", row, reason=f"never sent: {permit.message}")
                 raise self.halt(client_order_id, row["session"], permit)
             try:
-                self._acknowledge(row, self._hand_over(row))
+                self._answered(row, self._hand_over(row))
                 return
             except BrokerTimeout as e:
                 sent = True
