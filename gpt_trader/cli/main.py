@@ -22,6 +22,7 @@ from .acts import AS_OF, alerts, emergency_stop, halt, resume
 from .doctor import doctor
 from .new import new
 from .output import columns, outcome_lines, pairs, show_error, show_run
+from .serve import serve
 from .train import train
 from .venue import venue
 from ..core.outcome import GptTraderError, UsageError, did_you_mean
@@ -444,7 +445,7 @@ def lab(ctx: click.Context, port: int, browser: bool, workspace: str | None) -> 
 cli.add_command(new)
 cli.add_command(doctor)
 cli.add_command(train)
-for _command in (alerts, halt, resume, emergency_stop, venue):
+for _command in (alerts, halt, resume, emergency_stop, serve, venue):
     cli.add_command(_command)
 
 # %% ../../nbs/cli/30_main.ipynb #25

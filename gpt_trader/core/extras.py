@@ -27,6 +27,7 @@ PURPOSES = {
     "notify": "sending notifications by e-mail, chat and telephone",
     "portfolio": "optimised portfolios",
     "search": "searching hyper-parameters",
+    "serve": "predictions over HTTP",
     "telemetry": "Prometheus metrics and OpenTelemetry traces",
     "venue": "the simulated venue that speaks Alpaca's protocol",
 }

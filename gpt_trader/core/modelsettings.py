@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from .fields import Count, Fraction, Named, Positive, Settings, Share
+from .secret import Secret
 
 # %% ../../nbs/core/09_modelsettings.ipynb #4
 class WalkForward(Settings):
@@ -123,6 +124,7 @@ class Serving(Settings):
     max_rows: Count
     max_body_mb: Positive
     drain_seconds: Positive
+    token: Secret | None  # what a request must send; None: a random one at each start
 
 # %% ../../nbs/core/09_modelsettings.ipynb #10
 BARRIERS = ("triple_barrier", "meta")  # labels that end when the price touches a barrier

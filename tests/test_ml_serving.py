@@ -1,0 +1,262 @@
+"""Predictions over HTTP: who answers, what is refused, and promotions under load."""
+import io
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+import requests
+from model_harness import HEAD, copied
+from serving_harness import PROGRAM, Serving, served_desk, serving
+
+from gpt_trader.core.outcome import Status
+from gpt_trader.core.workspace import Workspace
+from gpt_trader.ml.prediction import Predictor
+from gpt_trader.ml.registry import champion, models
+from gpt_trader.ml.rollout import advance, capital_shares, roll_back, rollout, start_rollout
+from gpt_trader.ml.served import ask
+from gpt_trader.runbook.engine import run_procedure
+
+SOAK = bool(os.environ.get("GPT_TRADER_SOAK"))
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return served_desk(tmp_path_factory.mktemp("served") / "desk")
+
+
+@pytest.fixture(scope="module")
+def up(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server that the tests of this file share; who promotes, rolls back."""
+    folder = tmp_path_factory.mktemp("up")
+    with copied(desk, folder / "desk") as ws, serving(ws, folder) as server:
+        yield server
+
+
+def rows_of(ws: Workspace, n: int = 50) -> np.ndarray:
+    rng = np.random.default_rng(11)
+    rows = rng.normal(size=(n, len(champion(ws, HEAD).features)))
+    rows[rng.random(rows.shape) < 0.1] = np.nan
+    return rows
+
+
+def with_null(row: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(x) else x for x in row]
+
+
+# ---------------------------------------------------------------- answers
+def test_every_way_of_asking_gives_what_lightgbm_gives(up: Serving) -> None:
+    import lightgbm as lgb
+
+    ws, best = up.ws, champion(up.ws, HEAD)
+    rows = rows_of(ws)
+    truth = lgb.Booster(model_str=best.read(ws).decode()).predict(rows)
+    named = [ask(up.server, "/v1/predict", {"features": dict(zip(best.features, with_null(r), strict=True))})[1] for r in rows[:10]]
+    ordered = [ask(up.server, "/v1/predict", {"row": with_null(r), "head": HEAD})[1] for r in rows[:10]]
+    assert [a["probability"] for a in named] == [a["probability"] for a in ordered] == truth[:10].tolist()
+    assert {a["version"] for a in named} == {best.version} and all(a["predicted"] == (a["probability"] >= 0.5) for a in named)
+    batch = ask(up.server, "/v1/batch", {"rows": [with_null(r) for r in rows]})[1]
+    assert batch["probabilities"] == truth.tolist() and batch["version"] == best.version
+    shuffled = np.random.default_rng(1).permutation(len(best.features))
+    body = {"features": [best.features[i] for i in shuffled], "rows": [with_null(r[shuffled]) for r in rows]}
+    assert ask(up.server, "/v1/batch", body)[1]["probabilities"] == truth.tolist()
+    buffer = io.BytesIO()
+    np.save(buffer, rows)
+    answer = requests.post(f"{up.url}/v1/batch", buffer.getvalue(), timeout=10,
+                           headers=up.headers | {"Content-Type": "application/x-npy", "Accept": "application/x-npy"})
+    assert answer.status_code == 200 and np.array_equal(np.load(io.BytesIO(answer.content), allow_pickle=False), truth)
+    sink = io.BytesIO()
+    table = pa.table({name: column for name, column in zip(best.features, rows.T, strict=True)})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    answer = requests.post(f"{up.url}/v1/batch?head={HEAD}", sink.getvalue(), timeout=10,
+                           headers=up.headers | {"Content-Type": "application/vnd.apache.arrow.stream"})
+    assert answer.json()["probabilities"] == truth.tolist()
+
+
+def test_by_symbol_is_what_the_evening_forecasts(up: Serving) -> None:
+    from gpt_trader.dataflow.datasets import adjusted, load_bars
+    from gpt_trader.ml.prediction import forecast
+
+    bars = adjusted(load_bars(up.ws, up.ws.config.app.desk.universe))
+    rows = forecast(Predictor.load(up.ws), bars, "2013-03-04").set_index("symbol")["probability"]
+    for symbol, expected in rows.items():
+        status, body = ask(up.server, f"/v1/symbols/{symbol}")
+        assert status == 200 and body["after"] == f"{bars['session'].max():%Y-%m-%d}" and abs(body["probability"] - expected) < 1e-9
+
+
+def test_a_wrong_request_is_told_what_is_wrong(up: Serving) -> None:
+    width, json = len(champion(up.ws, HEAD).features), {"Content-Type": "application/json"}
+    for path, body, status, said in (
+            ("/v1/predict", b"{", 400, "JSON"), ("/v1/predict", b"{}", 422, "features by name or a row"),
+            ("/v1/predict", b'{"row": [1]}', 422, f"{width} features"),
+            ("/v1/predict", b'{"features": {"ret_1": 0}}', 422, "missing"), ("/v1/predict", b'{"row": [Infinity]}', 422, "finite"),
+            ("/v1/predict", b'{"features": {"ret_1": "0"}}', 422, "features.ret_1"),
+            ("/v1/predict", b'{"row": [0], "head": "nobody"}', 404, "nobody"),
+            ("/v1/predict", b'{"row": [0], "head": "direction"}', 404, "no champion"),
+            ("/v1/batch", b'{"rows": [[0], [0, 1]]}', 422, "rows.1"),
+            ("/v1/batch", orjson.dumps({"rows": [[0.0]] * 10_001}), 413, "10000"), ("/v1/nowhere", b"{}", 404, "Not Found")):
+        answer = requests.post(up.url + path, body, headers=up.headers | json, timeout=10)
+        assert answer.status_code == status and said in answer.json()["error"], (path, body[:60], answer.status_code, answer.text)
+    assert requests.post(f"{up.url}/v1/predict", b"{}", headers=up.headers, timeout=10).status_code == 415
+    assert requests.post(f"{up.url}/v1/batch", b"0" * 16_000_001, headers=up.headers | json, timeout=10).status_code == 413
+    assert requests.post(f"{up.url}/v1/batch", iter([b"0" * 9_000_000] * 2), headers=up.headers | json, timeout=10).status_code == 413
+    for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": up.server.token}):
+        for path in ("/v1/models", "/metrics", "/v1/symbols/AAPL"):
+            assert requests.get(up.url + path, headers=wrong, timeout=10).status_code == 401
+    assert requests.get(f"{up.url}/health", timeout=10).json() == {"status": "ok", "instance": up.server.instance}
+    assert requests.get(f"{up.url}/ready", timeout=10).json()["ready"] is True
+
+
+def test_it_listens_here_alone_tells_prometheus_and_keeps_its_token_to_its_owner(up: Serving, tmp_path: Path) -> None:
+    import psutil
+
+    assert {c.laddr.ip for c in psutil.Process(up.process.pid).net_connections("tcp") if c.status == "LISTEN"} == {"127.0.0.1"}
+    assert oct((up.ws.state_dir / "serving.json").stat().st_mode)[-3:] == "600" and up.server.token in up.printed.read_text()
+    ask(up.server, "/v1/models")
+    text = requests.get(f"{up.url}/metrics", headers=up.headers, timeout=10).text
+    assert 'gpt_trader_serving_requests_total{path="/v1/models",status="200"}' in text and "gpt_trader_serving_answers_total" in text
+    second = subprocess.run([PROGRAM, "serve", "--port", "0", "--workspace", str(up.ws.root)], capture_output=True, text=True, timeout=60)
+    assert second.returncode == 74 and second.stderr.count("\n") == 1 and "serving" in second.stderr
+
+
+# ---------------------------------------------------------------- procedures
+@pytest.mark.slow
+def test_promotion_and_rollback_are_verified_by_what_the_server_answers(up: Serving) -> None:
+    ws = up.ws
+    before, waiting = champion(ws, HEAD).version, models(ws, HEAD)[-1].version
+    dry = run_procedure(ws, "promote_model", {"version": waiting})
+    assert dry.outcome.status == Status.OK and dry.outcome.figures["dry_run"]
+    assert champion(ws, HEAD).version == before and rollout(ws, HEAD) is None
+    step = run_procedure(ws, "promote_model", {"execute": True}).outcome
+    assert (step.status, step.verification) == (Status.OK, "verified"), step.summary
+    figures = step.figures
+    assert {k: figures[k] for k in ("head", "version", "before", "stage", "share")} == {
+        "head": HEAD, "version": waiting, "before": before, "stage": "challenger", "share": 0.1}
+    assert before in figures["served_by"] and waiting in figures["served_by"] and rollout(ws, HEAD).share == 0.1
+    whole = run_procedure(ws, "promote_model", {"mode": "at-once", "execute": True}).outcome
+    assert whole.verification == "verified" and {k: whole.figures[k] for k in ("stage", "share", "served_by")} == {
+        "stage": "champion", "share": 1.0, "served_by": waiting}
+    back = run_procedure(ws, "rollback_model", {"head": HEAD, "reason": "a test", "execute": True}).outcome
+    assert (back.status, back.verification) == (Status.OK, "verified"), back.summary
+    assert {k: back.figures[k] for k in ("head", "from", "to", "served_by")} == {
+        "head": HEAD, "from": waiting, "to": before, "served_by": before}
+    assert ask(up.server, "/v1/models")[1]["heads"][0]["champion"] == before
+
+
+def test_what_the_registry_says_and_the_server_does_not_is_not_verified(up: Serving) -> None:
+    """A server that is stopped in its tracks (SIGSTOP): the registry has changed, the answers have not."""
+    from gpt_trader.ml.served import verify_served
+
+    os.kill(up.process.pid, signal.SIGSTOP)
+    try:
+        assert verify_served(up.ws, HEAD, patience=1.0).verdict != "verified"
+    finally:
+        os.kill(up.process.pid, signal.SIGCONT)
+    assert verify_served(up.ws, HEAD).verdict == "verified"
+
+
+@pytest.mark.slow
+def test_a_model_that_has_not_earned_it_is_refused(desk: Path, tmp_path: Path) -> None:
+    with copied(desk, tmp_path / "desk") as ws:
+        model = next(m for m in models(ws, HEAD) if m.status == "challenger")
+        behind = {**model.card["evaluation"], "versus_naive": {"value": 0.0, "low": -0.01, "high": 0.01}}
+        weak = {**model.card, "version": "weak", "identity": "weak", "evaluation": behind}
+        for name in ("model.txt", "walk_forward.parquet"):
+            target = ws.models_dir / HEAD / "weak" / name
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(model.path(ws, name).read_bytes())
+        ws.journal.append("model.registered", weak, subject=f"{HEAD}/weak")
+        before = champion(ws, HEAD).version
+        done = run_procedure(ws, "promote_model", {"version": "weak", "execute": True}).outcome
+        assert done.status == Status.WARNING and done.verification == "refuted" and "both simple rules" in done.figures["refused"]
+        assert champion(ws, HEAD).version == before and rollout(ws, HEAD) is None
+
+
+@pytest.mark.slow
+def test_lost_predictions_are_rebuilt_and_say_so(desk: Path, tmp_path: Path) -> None:
+    from gpt_trader.ml.prediction import accuracy
+
+    with copied(desk, tmp_path / "desk") as ws:
+        dry = run_procedure(ws, "rebuild_predictions", {"first": "2013-01-02"}).outcome
+        assert dry.figures["missing"] > 100 and ws.telemetry.rows("SELECT count(*) AS n FROM predictions")[0]["n"] == 0
+        done = run_procedure(ws, "rebuild_predictions", {"first": "2013-01-02", "execute": True}).outcome
+        assert (done.status, done.verification, done.figures["written"]) == (Status.OK, "verified", dry.figures["missing"])
+        rows = ws.telemetry.frame("SELECT * FROM predictions")
+        assert set(rows["role"]) == {"rebuilt"} and (rows["made_at"] > rows["session"]).any() and accuracy(ws, HEAD).n == 0
+
+
+# ---------------------------------------------------------------- promotion under load
+Asked = tuple[int, str, float, float]
+
+
+def load(up: Serving, stop: threading.Event, answers: list[Asked], keys: "Iterator[int]", row: list[float | None]) -> None:
+    """One client on a connection of its own: (status, version, sent, answered)."""
+    body, session = {"row": row}, requests.Session()
+    session.trust_env = False
+    while not stop.is_set():
+        sent = time.monotonic()
+        answer = session.post(f"{up.url}/v1/predict", orjson.dumps(body | {"key": f"load {next(keys)}"}), timeout=10,
+                              headers=up.headers | {"Content-Type": "application/json"})
+        answers.append((answer.status_code, answer.json().get("version", ""), sent, time.monotonic()))
+
+
+@pytest.mark.slow
+def test_a_promotion_under_load_fails_no_request(up: Serving) -> None:
+    """Two rollouts to the end and one rollback while clients ask.
+
+    Every answer is 200, stamped, and of a version that served then; the shares are the steps' within four binomial standard errors.
+    """
+    import itertools
+
+    ws, total = up.ws, 20_000 if SOAK else 4_000
+    first, stop, answers = champion(ws, HEAD).version, threading.Event(), list[Asked]()
+    versions = [m.version for m in models(ws, HEAD) if m.version != first]
+    keys, row = itertools.count(), with_null(rows_of(ws, 1)[0])
+    each = total // 7  # three shares of two rollouts, and after the rollback
+    windows: list[tuple[str, float, float, float]] = []
+
+    def served(version: str, share: float) -> None:
+        """Let a phase have its requests, counted from when the server has taken it over."""
+        from gpt_trader.ml.served import verify_served
+
+        assert verify_served(ws, HEAD, keys=20).verdict == "verified"
+        began, count = time.monotonic(), len(answers)
+        while len(answers) < count + each:
+            time.sleep(0.01)
+        windows.append((version, share, began, time.monotonic()))
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(load, up, stop, answers, keys, row) for _ in range(4)]
+        try:
+            for version in versions:
+                going = start_rollout(ws, HEAD, version, reason="a test")
+                for share in (0.1, 0.5):
+                    assert going.share == share
+                    served(version, share)
+                    going = advance(ws, going, "a test")
+                assert going.state == "completed" and champion(ws, HEAD).version == version
+                served(version, 1.0)
+            roll_back(ws, HEAD, "a test")
+            served(versions[0], 1.0)
+        finally:
+            stop.set()
+        for client in clients:
+            client.result()
+    assert len(answers) >= total and {status for status, *_ in answers} == {200}
+    assert {version for _, version, *_ in answers} == {first, *versions}
+    for version, share, began, ended in windows:
+        mine = [v for _, v, sent, answered in answers if sent >= began and answered <= ended]
+        got = sum(v == version for v in mine) / len(mine)
+        assert abs(got - share) <= 4 * (share * (1 - share) / len(mine)) ** 0.5, (version, share, got, len(mine))
+    roll_back(ws, HEAD, "put it back")
+    assert champion(ws, HEAD).version == first and capital_shares(ws, HEAD) == {first: 1.0}
+    assert ws.journal.check_projections() == []
