@@ -310,7 +310,8 @@ class Panel(Wide):
     """All sessions of some symbols. `p["close"]` and windows are arrays; `p.close`, and so for every column and source, is a data frame.
 
     A session in which a symbol did not trade is NaN, and every feature whose window touches it is NaN too: a hole is unknown, not zero.
-    The close is always there; asking for another column that the bars did not have is a `DataError`.
+    The close is always there; asking for another column that the bars did not have is a `DataError`. Made of frames, of one shape, by the
+    column's name.
     """
 
     def __init__(self, **frames: pd.DataFrame) -> None:

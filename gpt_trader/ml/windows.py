@@ -114,17 +114,27 @@ class Ladder:
         return state
 
 
-def newest(statistic: Merged, arrays: Sequence[Array]) -> State:
+def newest(
+    statistic: Merged,
+    arrays: Sequence[Array],  # as many rows as the window has
+    ending: dict[int, State] | None = None,  # blocks that end with the newest row, by length; added to, for the next window
+) -> State:
     """The state of the one window that all rows of the arrays are."""
     end, size = len(arrays[0]), 0
     state: State = ()
+    known = {} if ending is None else ending
     for block in _blocks(end):
-        part = statistic.lift(*(x[end - block:end] for x in arrays))
-        length = 1
-        while length < block:
-            part = statistic.merge(tuple(x[0::2] for x in part), tuple(x[1::2] for x in part), length, length)
-            length *= 2
-        state, size, end = (statistic.merge(part, state, block, size) if size else part), size + block, end - block
+        if size or block not in known:
+            part, length = statistic.lift(*(x[end - block:end] for x in arrays)), 1
+            while length < block:
+                part = statistic.merge(tuple(x[0::2] for x in part), tuple(x[1::2] for x in part), length, length)
+                length *= 2
+                if not size:
+                    known[length] = tuple(x[-1:] for x in part)
+            state, size = (statistic.merge(part, state, block, size) if size else part), size + block
+        else:
+            state, size = known[block], block
+        end -= block
     return state
 
 # %% ../../nbs/ml/06_windows.ipynb #11
