@@ -130,7 +130,7 @@ def _depth(features: Sequence[Feature], keep: int) -> dict[str, int]:
                     sources[name] = max(sources[name], rows)
     return {**{name: columns[name] for name in RAW if name in columns}, **sources}
 
-
+# %% ../../nbs/ml/18_incremental.ipynb #9
 class IncrementalFeatures:
     """The features of each new session, equal to `compute_features` of all bars to a relative 1e-9.
 
@@ -154,16 +154,8 @@ class IncrementalFeatures:
     def from_bars(cls, bars: pd.DataFrame, names: Iterable[str] | None = None) -> "IncrementalFeatures":
         """Start after the last session of these adjusted daily bars; no more are needed than the deepest look back reads."""
         started = cls(names)
-        started._start(bars)
+        _start(started, bars)
         return started
-
-    def _start(self, bars: pd.DataFrame) -> None:
-        if "session" in bars and len(bars):
-            bars = bars[bars["session"] >= np.sort(bars["session"].unique())[-self.keep:][0]]
-        panel = to_panel(bars, allow_missing=True)
-        self._row = Tonight(self._depth, panel.symbols)
-        self._row.fill(panel)
-        self._days = list(panel.sessions)
 
     @property
     def session(self) -> pd.Timestamp | None:
@@ -176,14 +168,14 @@ class IncrementalFeatures:
         Raises `DataError` on bars of several sessions, of one that was taken already or lies before it, and as `to_panel` does; nothing is
         changed then.
         """
-        day = self._checked(bars)
+        day = _day_of(bars, self.columns)
         if self.session is not None and day <= self.session:
             raise DataError(f"the session {day:%Y-%m-%d} is not after {self.session:%Y-%m-%d}, which was taken last", where="features",
                             mend="give late symbols of the newest session to amend; after a correction further back, start again from_bars")
         if self._row is None:
-            self._start(bars)
+            _start(self, bars)
             return self.latest()
-        self._put(day, bars, again=False)
+        _put_bars(self, day, bars, again=False)
         return self.latest()
 
     def amend(self, bars: pd.DataFrame) -> pd.DataFrame:
@@ -191,14 +183,11 @@ class IncrementalFeatures:
 
         Raises `DataError` on bars of another session or of a symbol that has its bar.
         """
-        day = self._checked(bars)
+        day = _day_of(bars, self.columns)
         if day != self.session or self._row is None:
             raise DataError(f"{day:%Y-%m-%d} is not the newest session", where="features", mend="start again from_bars")
-        have = self._row.symbols[~np.isnan(self._row["close"][0])]
-        if len(twice := have.intersection(pd.Index(bars["symbol"]))):
-            raise DataError(f"{twice[0]} has its bar of {day:%Y-%m-%d} already", where="features",
-                            mend="start again from_bars after a correction")
-        self._put(day, bars, again=True)
+        _refuse_twice(self._row, day, bars)
+        _put_bars(self, day, bars, again=True)
         return self.latest()
 
     def latest(self) -> pd.DataFrame:
@@ -209,13 +198,17 @@ class IncrementalFeatures:
         """The bars that `from_bars` needs to go on from here: long, by session and symbol, of the columns that the features read."""
         return _bars_of(self)
 
-    def _checked(self, bars: pd.DataFrame) -> pd.Timestamp:
-        return _day_of(bars, self.columns)
+# %% ../../nbs/ml/18_incremental.ipynb #10
+def _start(one: IncrementalFeatures, bars: pd.DataFrame) -> None:
+    "Take the bars for the past."
+    if "session" in bars and len(bars):
+        bars = bars[bars["session"] >= np.sort(bars["session"].unique())[-one.keep:][0]]
+    panel = to_panel(bars, allow_missing=True)
+    one._row = Tonight(one._depth, panel.symbols)
+    one._row.fill(panel)
+    one._days = list(panel.sessions)
 
-    def _put(self, day: pd.Timestamp, bars: pd.DataFrame, *, again: bool) -> None:
-        _put_bars(self, day, bars, again)
 
-# %% ../../nbs/ml/18_incremental.ipynb #9
 def _day_of(bars: pd.DataFrame, columns: Sequence[str]) -> pd.Timestamp:
     "The one session of the bars, which are refused where they cannot be used."
     if missing := [c for c in ("session", "symbol", *columns) if c not in bars.columns]:
@@ -234,14 +227,22 @@ def _day_of(bars: pd.DataFrame, columns: Sequence[str]) -> pd.Timestamp:
     return pd.Timestamp(days[0])
 
 
-def _put_bars(one: IncrementalFeatures, day: pd.Timestamp, bars: pd.DataFrame, again: bool) -> None:
+def _refuse_twice(row: Tonight, day: pd.Timestamp, bars: pd.DataFrame) -> None:
+    "Bars of symbols that have theirs."
+    have = row.symbols[~np.isnan(row["close"][0])]
+    if len(twice := have.intersection(pd.Index(bars["symbol"]))):
+        raise DataError(f"{twice[0]} has its bar of {day:%Y-%m-%d} already", where="features",
+                        mend="start again from_bars after a correction")
+
+
+def _put_bars(one: IncrementalFeatures, day: pd.Timestamp, bars: pd.DataFrame, *, again: bool) -> None:
     "Put the checked bars of a session in, with room for new symbols."
     row = one._row
     assert row is not None
     arrived = pd.Index(bars["symbol"])
     if len(arrived.difference(row.symbols)):
         if len(row.symbols) == 1:  # shared columns and the only symbol's cannot be told apart: start again
-            one._start(pd.concat([one.snapshot(), bars[["session", "symbol", *one.columns]]], ignore_index=True))
+            _start(one, pd.concat([one.snapshot(), bars[["session", "symbol", *one.columns]]], ignore_index=True))
             return
         row.widen(row.symbols.union(arrived).rename("symbol"))
     at = row.symbols.get_indexer(arrived)
@@ -254,7 +255,7 @@ def _put_bars(one: IncrementalFeatures, day: pd.Timestamp, bars: pd.DataFrame, a
         row.put(day, columns, again=again)
     one._days = one._days if again else [*one._days, day][-one.keep:]
 
-
+# %% ../../nbs/ml/18_incremental.ipynb #11
 def _recent(one: IncrementalFeatures, rows: int) -> Panel:
     "A panel of the last bars."
     row = one._row
