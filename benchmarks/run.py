@@ -9,15 +9,17 @@ import bench_engine
 import bench_help
 import bench_journal
 import bench_orders
+import bench_prediction
 import bench_pretrade
 import bench_risk
+import bench_serving
 from measure import table
 
 
 def main() -> int:
     """Measure, print, and judge."""
     benches = (bench_journal, bench_help, bench_demo, bench_dashboard, bench_engine, bench_orders, bench_pretrade, bench_risk,
-               bench_backtest)
+               bench_backtest, bench_prediction, bench_serving)
     rows = [row for bench in benches for row in bench.measure()]
     print(f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; median (quartiles)\n")
     print(table(rows))

@@ -20,6 +20,8 @@ MIDDLE = "2012-03-30"
 def served_desk(root: Path) -> Path:
     """The desk of `model_harness` and a challenger beside its champion."""
     trained_desk(root)
+    with (root / "config" / "models.yaml").open("a") as settings:  # what holds a rollout has tests of its own
+        settings.write("rollout: {max_latency_ratio: 1000, max_divergence: 1}\n")
     with Workspace.open(root) as ws:
         model = train_and_register(ws, adjusted(load_bars(ws, ws.config.app.desk.universe)), HEAD, end=MIDDLE, trust=False).model
         assert model.status == "challenger" and CUT > MIDDLE

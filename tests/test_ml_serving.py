@@ -49,7 +49,7 @@ def rows_of(ws: Workspace, n: int = 50) -> np.ndarray:
 
 
 def with_null(row: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(x) else x for x in row]
+    return [None if np.isnan(x) else x for x in row.tolist()]
 
 
 # ---------------------------------------------------------------- answers
@@ -194,17 +194,44 @@ def test_lost_predictions_are_rebuilt_and_say_so(desk: Path, tmp_path: Path) -> 
         assert set(rows["role"]) == {"rebuilt"} and (rows["made_at"] > rows["session"]).any() and accuracy(ws, HEAD).n == 0
 
 
+# ---------------------------------------------------------------- fuzzed
+def fuzz(up: Serving, folder: Path, seconds: int) -> str:
+    """Schemathesis on the server's own description; what it printed."""
+    checks = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance",
+              "negative_data_rejection", "ignored_auth", "unsupported_method")
+    words = [str(Path(PROGRAM).with_name("st")), "run", f"{up.url}/openapi.json", "-H", f"Authorization: Bearer {up.server.token}",
+             "--max-time", str(seconds), "--phases", "coverage,fuzzing", "--checks", ",".join(checks), "--continue-on-failure",
+             "--warnings", "off"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=seconds + 120)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_what_schemathesis_sends_is_answered_as_described_and_leaves_no_memory_behind(up: Serving, tmp_path: Path) -> None:
+    import psutil
+
+    process = psutil.Process(up.process.pid)
+    fuzz(up, tmp_path, 8)  # each way once: libraries are loaded, caches filled
+    before = process.memory_info().rss
+    said = fuzz(up, tmp_path, 300 if SOAK else 22)
+    assert "No issues found" in said and process.memory_info().rss - before < 16e6, f"{process.memory_info().rss - before:,} bytes more"
+    text = requests.get(f"{up.url}/metrics", headers=up.headers, timeout=10).text
+    assert 'status="422"' in text and 'status="5' not in text
+
+
 # ---------------------------------------------------------------- promotion under load
 Asked = tuple[int, str, float, float]
 
 
-def load(up: Serving, stop: threading.Event, answers: list[Asked], keys: "Iterator[int]", row: list[float | None]) -> None:
+def load(up: Serving, stop: threading.Event, answers: list[Asked], keys: "Iterator[int]", rows: list[list[float | None]]) -> None:
     """One client on a connection of its own: (status, version, sent, answered)."""
-    body, session = {"row": row}, requests.Session()
+    session = requests.Session()
     session.trust_env = False
     while not stop.is_set():
         sent = time.monotonic()
-        answer = session.post(f"{up.url}/v1/predict", orjson.dumps(body | {"key": f"load {next(keys)}"}), timeout=10,
+        n = next(keys)
+        answer = session.post(f"{up.url}/v1/predict", orjson.dumps({"row": rows[n % len(rows)], "key": f"load {n}"}), timeout=10,
                               headers=up.headers | {"Content-Type": "application/json"})
         answers.append((answer.status_code, answer.json().get("version", ""), sent, time.monotonic()))
 
@@ -220,7 +247,7 @@ def test_a_promotion_under_load_fails_no_request(up: Serving) -> None:
     ws, total = up.ws, 20_000 if SOAK else 4_000
     first, stop, answers = champion(ws, HEAD).version, threading.Event(), list[Asked]()
     versions = [m.version for m in models(ws, HEAD) if m.version != first]
-    keys, row = itertools.count(), with_null(rows_of(ws, 1)[0])
+    keys, rows = itertools.count(), [with_null(row) for row in rows_of(ws, 200)]
     each = total // 7  # three shares of two rollouts, and after the rollback
     windows: list[tuple[str, float, float, float]] = []
 
@@ -230,12 +257,12 @@ def test_a_promotion_under_load_fails_no_request(up: Serving) -> None:
 
         assert verify_served(ws, HEAD, keys=20).verdict == "verified"
         began, count = time.monotonic(), len(answers)
-        while len(answers) < count + each:
+        while len(answers) < count + each and not any(client.done() for client in clients):  # a client that is done has failed
             time.sleep(0.01)
         windows.append((version, share, began, time.monotonic()))
 
     with ThreadPoolExecutor(4) as pool:
-        clients = [pool.submit(load, up, stop, answers, keys, row) for _ in range(4)]
+        clients = [pool.submit(load, up, stop, answers, keys, rows) for _ in range(4)]
         try:
             for version in versions:
                 going = start_rollout(ws, HEAD, version, reason="a test")
