@@ -17,6 +17,7 @@ from gpt_trader.core.workspace import Workspace
 from gpt_trader.dataflow.datasets import adjusted, commit_bars, load_bars
 from gpt_trader.dataflow.ingestion import ingest
 from gpt_trader.dataflow.providers import EmbeddedProvider
+from gpt_trader.ml.boosters import averaged
 from gpt_trader.ml.features import compute_features, features_hash
 from gpt_trader.ml.prediction import Predictor
 from gpt_trader.ml.registry import champion, identity, promote, register, train_and_register
@@ -119,6 +120,21 @@ def noisy_champion(ws: Workspace, seed: int = 11) -> None:
     changed = replace(settings, seed=settings.seed + 1)
     parts = identity(changed, data_hash(table, noisy, changed, end=CUT), features_hash(changed.features))
     model = register(ws, train_final(table, noisy, changed, end=CUT), walk_forward(table, labels, changed, end=CUT), changed, parts)
+    assert promote(ws, HEAD, model.version) == champion(ws, HEAD)
+
+
+def heavy_champion(ws: Workspace, copies: int = 400) -> None:
+    """Slowness: the champion's trees many times over, averaged: the same answers from a file that takes its time to be read and built."""
+    now = champion(ws, HEAD)
+    assert now is not None
+    text = averaged([now.read(ws).decode()] * copies).model_to_string()
+    settings = settings_for(ws.config, HEAD)
+    bars = adjusted(load_bars(ws, ws.config.app.desk.universe, end=CUT))
+    table, labels = compute_features(bars, settings.features), labels_for(bars, settings)
+    changed = replace(settings, seed=settings.seed + 2)
+    parts = identity(changed, data_hash(table, labels, changed, end=CUT), features_hash(changed.features))
+    trained = replace(train_final(table, labels, changed, end=CUT), model_text=text)
+    model = register(ws, trained, walk_forward(table, labels, changed, end=CUT), changed, parts)
     assert promote(ws, HEAD, model.version) == champion(ws, HEAD)
 
 

@@ -12,7 +12,7 @@ from gpt_trader.core.workspace import Workspace
 from gpt_trader.ml.analysis import analyze_predictions
 from gpt_trader.ml.registry import champion
 from gpt_trader.monitoring.alerts import evaluate
-from gpt_trader.monitoring.measure import model_accuracy
+from gpt_trader.monitoring.measure import model_accuracy, prediction_speed
 from gpt_trader.runbook.engine import Run, run_procedure
 from gpt_trader.runbook.incident import get_incident
 from gpt_trader.runbook.procedure import runs
@@ -109,3 +109,51 @@ def test_a_sound_desk_gets_no_resolution_and_its_diagnosis_is_recounted(ws: Work
     assert counted["labels"]["wrong"] == 0 and sum(s["n"] for s in counted["by_symbol"].values()) == len(rows)
     few = analyze_predictions(ws, count=40).figures
     assert few["predictions"] == 40 and few["sessions"] == 10
+
+
+# ---------------------------------------------------------------- slow predictions
+NO_CACHE = "prediction: {cache_models: false}\n"
+ACTS = "approvals:\n  procedures: {tune_prediction: none}\n"
+
+
+def slowed(ws: Workspace) -> None:
+    """A heavy model that is loaded for every request, and a policy that lets a playbook set what it has chosen."""
+    desk.heavy_champion(ws)
+    models = ws.config_dir / "models.yaml"
+    models.write_text(models.read_text() + NO_CACHE)
+    (ws.config_dir / "config.yaml").write_text(ACTS)
+
+
+def test_slow_predictions_from_the_latency_to_the_cache_that_mends_it(ws: Workspace) -> None:
+    slowed(ws)
+    with Workspace.open(ws.root) as slow:
+        before = prediction_speed(slow, desk.HEAD, 0.2)[0]
+        assert before.low is not None and before.low > 100, "nearly every request takes longer than 100 ms"
+        record_metrics(slow, [Metric(before.metric, before.value, n=before.n, low=before.low, high=before.high)])
+        assert "prediction_latency" in [t.rule for t in evaluate(slow) if t.kind == "alert.fired"]
+        [incident] = [i for i in respond(slow, reports=False) if i.playbook == "slow_predictions"]
+        done = runs(slow, ["slow_predictions"])[0]["outcome"]
+        assert done["figures"]["proposal"] == "enable model caching" and done["figures"]["carried_out"], done["summary"]
+        assert done["verification"] == "verified" and done["summary"].startswith("Resolved"), done["summary"]
+        set_ = runs(slow, ["tune_prediction"])[0]["outcome"]["figures"]
+        assert set_["applied"] and set_["request_after"] < set_["request_before"] / 2
+        kept = (slow.root / set_["kept_at"]).read_text()
+        assert NO_CACHE in kept and get_incident(slow, incident.incident_id).playbook_state == "done"
+    with Workspace.open(ws.root) as quick:
+        assert quick.config.models.prediction.cache_models is True
+        after = prediction_speed(quick, desk.HEAD, 0.2)[0]
+        assert after.value is not None and before.value is not None and after.value < before.value / 5
+
+
+def test_tuning_measures_and_sets_nothing_by_itself(ws: Workspace) -> None:
+    text = (ws.config_dir / "models.yaml").read_text()
+    dry = run(ws, "tune_prediction", seconds=0.2).outcome
+    options = {o["name"]: o for o in dry.figures["options"]}
+    assert set(options) == {"caching", "reduced_features", "fewer_trees"} and dry.figures["dry_run"]
+    assert options["caching"]["times"] > 1 and options["caching"]["changes"] == {}, "it is on already"
+    kept = options["reduced_features"]["changes"][f"feature_sets.{desk.HEAD}_reduced"]
+    assert len(kept) < 44 and options["reduced_features"]["accuracy"]["n"] > 5000
+    assert options["fewer_trees"]["changes"] == {"lightgbm.num_boost_round": 12, "lightgbm.learning_rate": 0.3}
+    assert (ws.config_dir / "models.yaml").read_text() == text
+    quick = run(ws, "slow_predictions").outcome
+    assert quick.figures["proposal"] is None and quick.figures["not_known"] == ["the pipeline is quick and requests wait all the same"]

@@ -26,6 +26,7 @@ PURPOSES = {
     "lab": "JupyterLab on the workspace and the research notebooks",
     "notify": "sending notifications by e-mail, chat and telephone",
     "portfolio": "optimised portfolios",
+    "profile": "flame graphs of where the time goes",
     "search": "searching hyper-parameters",
     "serve": "predictions over HTTP",
     "telemetry": "Prometheus metrics and OpenTelemetry traces",

@@ -67,8 +67,8 @@ class ModelChange:
 def _value(config: Config, key: str) -> Any:
     found: Any = config.models
     for name in key.split("."):
-        found = getattr(found, name)
-    return found
+        found = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
+    return list(found) if isinstance(found, tuple) else found
 
 
 def plan_model_change(

@@ -117,7 +117,9 @@ def _call(ws: "Workspace", head: str) -> tuple[Callable[[], Any], int, str]:
     predictor = Predictor.load(ws, head, model.version)
     bars = adjusted(load_bars(ws, symbols))
     rows = compute_features(bars, model.features, sessions=1)
-    return (lambda: predictor.predict(rows)), len(rows), f"{model.head}/{model.version}"
+    if ws.config.models.prediction.cache_models:
+        return (lambda: predictor.predict(rows)), len(rows), f"{model.head}/{model.version}"
+    return (lambda: Predictor.load(ws, head, model.version).predict(rows)), len(rows), f"{model.head}/{model.version}, loaded each time"
 
 # %% ../../nbs/monitoring/30_measure.ipynb #15
 def recorded(ws: "Workspace") -> list[Reading]:
