@@ -90,7 +90,7 @@ def test_the_runbooks_optimisation_is_validated_and_used(pipeline: IntegratedMLP
     assert "the CPU" in said["model_training.use_gpu"]
     settings = trained.model.card["settings"]
     assert settings["early_stopping_rounds"] == 50 and settings["n_parallel_trees"] == 4
-    assert pipeline.predictor().settings.params["num_threads"] == 4
+    assert b"num_threads=4" in pipeline.predictor().scorer._parameters
     many = pipeline.predict()
     config.prediction = {"batch_predictions": False}
     pd.testing.assert_frame_equal(pipeline.predict(), many)

@@ -142,7 +142,6 @@ class IntegratedMLPipeline:
     def __init__(self, workspace: "str | Path | None" = None, head: str | None = None) -> None:
         self._where, self._head = workspace, head
         self._ws: Workspace | None = None
-        self._kept: tuple[str, Predictor] | None = None
         self.config = PipelineConfig()
 
     @property
@@ -169,8 +168,9 @@ class IntegratedMLPipeline:
         from gpt_trader.ml.features import compute_features
         from gpt_trader.ml.training import settings_for
 
-        ws = self.ws
-        return compute_features(known_bars(ws), settings_for(ws.config, self._head).features, sessions=sessions)
+        ws, how = self.ws, self.config.feature_engineering
+        return compute_features(known_bars(ws), settings_for(ws.config, self._head).features, sessions=sessions, n_jobs=cores(how.n_jobs),
+                                batch_size=how.batch_size)
 
     def train(self) -> "Training":
         """Train, judge and register a model with what is known now; it is never promoted here. What an override came to is a warning."""
@@ -184,33 +184,22 @@ class IntegratedMLPipeline:
         return train_and_register(ws, known_bars(ws), self.head, trust=False)
 
     def predictor(self) -> "Predictor":
-        """The model in use, verified; kept in memory while `prediction.cache_models` holds and the registry names the same version."""
+        """The model in use, verified; threads, batches and whether it stays in memory as `config.prediction` says."""
         from gpt_trader.ml.drift import model_in_use
         from gpt_trader.ml.prediction import Predictor
 
-        ws, threads = self.ws, cores(self.config.prediction.prediction_threads)
-        model = model_in_use(ws, self.head)
+        model = model_in_use(self.ws, self.head)
         if model is None:
             raise UsageError(f"no model of {self.head} was ever registered", where="pipeline", mend="train one with train()")
-        if self._kept is None or self._kept[0] != model.version or not self.config.prediction.cache_models:
-            self._kept = model.version, Predictor.load(ws, model.head, model.version)
-        loaded = self._kept[1]
-        return replace(loaded, settings=replace(loaded.settings, params=loaded.settings.params | {"num_threads": threads}))
+        return Predictor.load(self.ws, model.head, model.version)
 
     def predict(self) -> pd.DataFrame:
         """Predictions for the session after the newest bars, as `ml.prediction.forecast` gives them; nothing is stored."""
         from gpt_trader.ml.drift import known_bars
-        from gpt_trader.ml.features import compute_features
         from gpt_trader.ml.prediction import forecast
 
-        ws, model = self.ws, self.predictor()
-        bars = known_bars(ws)
-        session = ws.calendar.next_session(pd.Timestamp(bars["session"].max()).date()).isoformat()
-        found = forecast(model, bars, session)
-        if not self.config.prediction.batch_predictions:  # each symbol by a call of its own
-            table = compute_features(bars, model.model.features, sessions=1)
-            found["probability"] = [float(model.predict(table.iloc[[k]]).iloc[0]) for k in range(len(table))]
-        return found
+        ws, bars = self.ws, known_bars(self.ws)
+        return forecast(self.predictor(), bars, ws.calendar.next_session(pd.Timestamp(bars["session"].max()).date()).isoformat())
 
     def profile_prediction(self, seconds: float = 2.0) -> "Profile":
         """Where an evening's prediction spends its time (`ml.profiling`); shown by a notebook, printed elsewhere. seconds: of each look"""

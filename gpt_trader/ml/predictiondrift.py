@@ -96,9 +96,12 @@ def _told(found: dict[str, Any], then: pd.Series, now: pd.Series, confidence: fl
 
 # %% ../../nbs/ml/72_predictiondrift.ipynb #10
 def live_predictions(ws: "Workspace", head: str, version: str | None = None) -> pd.DataFrame:
-    """Stored predictions of a head that were made by the workspace's clock, by session and symbol. `version`: of one model only."""
-    return ws.telemetry.frame("SELECT * FROM predictions WHERE head = ? AND (?2 IS NULL OR model_version = ?2) AND made_at <= ?3 "
-                              "ORDER BY session, symbol, model_version", [head, version, utc_text(ws.clock.now())])
+    """Stored predictions of a head that were made by the workspace's clock, by session and symbol: those that were served; of one `version`
+    those in the shadow, too. What was rebuilt afterwards is none.
+    """
+    return ws.telemetry.frame("SELECT * FROM predictions WHERE head = ?1 AND (role = 'served' OR (model_version = ?2 AND role = 'shadow')) "
+                              "AND (?2 IS NULL OR model_version = ?2) AND made_at <= ?3 ORDER BY session, symbol, model_version",
+                              [head, version, utc_text(ws.clock.now())])
 
 
 def check_prediction_drift(ws: "Workspace", head: str | None = None, *, version: str | None = None,

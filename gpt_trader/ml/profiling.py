@@ -78,7 +78,7 @@ def flame_svg(root: Frame, title: str) -> str:
 # %% ../../nbs/ml/84_profiling.ipynb #7
 STAGES = {  # name: (what it does, 'once' for a model or 'each' evening)
     "find": ("the champion in the registry", "once"), "read": ("its file, verified against the journal", "once"),
-    "build": ("the booster from its text", "once"), "bars": ("of the universe, from Parquet, adjusted", "each"),
+    "build": ("the model from its text", "once"), "bars": ("of the universe, from Parquet, adjusted", "each"),
     "features": ("of the newest session", "each"), "predict": ("all symbols in one call", "each"),
     "store": ("the predictions, in one transaction", "each")}
 
@@ -125,11 +125,9 @@ class Steps:
         """The model's bytes, verified."""
         return self.model.read(self.ws)
 
-    def build(self) -> Any:
-        """LightGBM's booster."""
-        import lightgbm as lgb
-
-        return lgb.Booster(model_str=self.text)
+    def build(self) -> Scorer:
+        """The model, loaded by LightGBM."""
+        return Scorer(self.text)
 
     def features(self) -> pd.DataFrame:
         """The newest session's features."""
@@ -272,7 +270,8 @@ def profile_prediction(
         stages.insert(1, "paid", [STAGES[name][1] for name in stages.index])
         stages["share"] = stages["median"] / stages.groupby("paid")["median"].transform("sum")
         row = steps.table.to_numpy(dtype="float64")[0]
-        both = timed({"python": lambda: steps.predictor.booster.predict(row.reshape(1, -1), num_threads=1),
+        booster = steps.predictor.booster
+        both = timed({"python": lambda: booster.predict(row.reshape(1, -1), num_threads=1),
                       "c": lambda: steps.scorer.one(row)}, min(0.3, seconds), fewest=50)
         tree, missing = None, ""
         try:
