@@ -14,7 +14,8 @@ SETTINGS = CONFIG["DEFAULT"]
 # Notebooks that run as they are (the library's own notebooks are exported, not shipped).
 SHIPPED = ("procedures", "playbooks", "reports", "dashboards/pages", "research")
 # What is installed only for a purpose; core.extras says what each is good for, and names it where it is missing.
-PURPOSES = ("lab", "dashboard", "notify", "telemetry", "keyring", "portfolio", "garch", "profile", "search", "alpaca", "venue", "serve", "docs")
+PURPOSES = ("lab", "dashboard", "notify", "telemetry", "keyring", "portfolio", "garch", "profile", "search", "alpaca", "venue", "serve",
+            "docs")
 # Each room that owns tables names its journal projection here; the journal finds it without importing upwards.
 PROJECTIONS = {
     "approval": "gpt_trader.core.approval:PROJECTION",

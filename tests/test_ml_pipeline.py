@@ -91,6 +91,9 @@ def test_the_runbooks_optimisation_is_validated_and_used(pipeline: IntegratedMLP
     settings = trained.model.card["settings"]
     assert settings["early_stopping_rounds"] == 50 and settings["n_parallel_trees"] == 4
     assert b"num_threads=4" in pipeline.predictor().scorer._parameters
+    pd.testing.assert_frame_equal(pipeline.features(), pipeline.features(), check_freq=False)
+    assert pipeline.features().tail(2).index.equals(pipeline.features(sessions=1).index)
+    assert any(pipeline.ws.cache_dir.rglob("*.parquet")), "what was computed is kept"
     many = pipeline.predict()
     config.prediction = {"batch_predictions": False}
     pd.testing.assert_frame_equal(pipeline.predict(), many)

@@ -163,14 +163,19 @@ class IntegratedMLPipeline:
         return settings_for(self.ws.config, self._head).head
 
     def features(self, sessions: int | None = None) -> pd.DataFrame:
-        """The head's features over the universe's bars (the newest `sessions` only; None: all), indexed by (session, symbol)."""
+        """The head's features over the universe's bars (the newest `sessions` only; None: all), indexed by (session, symbol). Threads,
+        batches and whether a whole table is kept are those of `config.feature_engineering`.
+        """
         from gpt_trader.ml.drift import known_bars
+        from gpt_trader.ml.featurecache import cached_features
         from gpt_trader.ml.features import compute_features
         from gpt_trader.ml.training import settings_for
 
         ws, how = self.ws, self.config.feature_engineering
-        return compute_features(known_bars(ws), settings_for(ws.config, self._head).features, sessions=sessions, n_jobs=cores(how.n_jobs),
-                                batch_size=how.batch_size)
+        bars, names = known_bars(ws), settings_for(ws.config, self._head).features
+        if sessions is None:
+            return cached_features(ws, bars, names)
+        return compute_features(bars, names, sessions=sessions, n_jobs=how.n_jobs, batch_size=how.batch_size)
 
     def train(self) -> "Training":
         """Train, judge and register a model with what is known now; it is never promoted here. What an override came to is a warning."""
