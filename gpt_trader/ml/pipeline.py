@@ -136,8 +136,8 @@ def _meant(key: str, value: Any) -> str:
     return str(value)
 
 # %% ../../nbs/ml/90_pipeline.ipynb #9
-class IntegratedMLPipeline:
-    """Features, training and prediction of one head, with `config` in force. workspace: a folder, or None for the nearest enclosing one."""
+class _Opened:
+    """A workspace that is opened when it is needed, with the pipeline's configuration in force."""
 
     def __init__(self, workspace: "str | Path | None" = None, head: str | None = None) -> None:
         self._where, self._head = workspace, head
@@ -161,6 +161,15 @@ class IntegratedMLPipeline:
         from gpt_trader.ml.training import settings_for
 
         return settings_for(self.ws.config, self._head).head
+
+    def close(self) -> None:
+        """Close the workspace's databases."""
+        if self._ws is not None:
+            self._ws.close()
+
+# %% ../../nbs/ml/90_pipeline.ipynb #10
+class IntegratedMLPipeline(_Opened):
+    """Features, training and prediction of one head, with `config` in force. workspace: a folder, or None for the nearest enclosing one."""
 
     def features(self, sessions: int | None = None) -> pd.DataFrame:
         """The head's features over the universe's bars (the newest `sessions` only; None: all), indexed by (session, symbol). Threads,
@@ -214,11 +223,6 @@ class IntegratedMLPipeline:
         if not _in_notebook():
             print(found if not found.missing else f"{found}\n{found.missing}")
         return found
-
-    def close(self) -> None:
-        """Close the workspace's databases."""
-        if self._ws is not None:
-            self._ws.close()
 
 
 def _in_notebook() -> bool:
