@@ -116,7 +116,7 @@ class PipelineConfig:
         """What each override comes to on this machine, by its key: cores for -1, and whether LightGBM finds a device."""
         return {f"{section}.{key}": _meant(key, value) for section, changes in self._changes.items() for key, value in changes.items()}
 
-
+# %% ../../nbs/ml/90_pipeline.ipynb #6
 def cores(jobs: int) -> int:
     """Threads that a setting asks for: itself, or one for each core this process may use where it is -1."""
     return jobs if jobs > 0 else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -135,7 +135,7 @@ def _meant(key: str, value: Any) -> str:
         return "never: all trees are kept"
     return str(value)
 
-# %% ../../nbs/ml/90_pipeline.ipynb #9
+# %% ../../nbs/ml/90_pipeline.ipynb #10
 class _Opened:
     """A workspace that is opened when it is needed, with the pipeline's configuration in force."""
 
@@ -167,7 +167,7 @@ class _Opened:
         if self._ws is not None:
             self._ws.close()
 
-# %% ../../nbs/ml/90_pipeline.ipynb #10
+# %% ../../nbs/ml/90_pipeline.ipynb #11
 class IntegratedMLPipeline(_Opened):
     """Features, training and prediction of one head, with `config` in force. workspace: a folder, or None for the nearest enclosing one."""
 

@@ -144,21 +144,17 @@ class Steps:
 
     def evening(self) -> pd.Series:
         """All that is paid each evening, in its order; what the flame graph looks into."""
-        self.known_bars()
+        known_bars(self.ws)
         self.features()
         found = self.predict()
         self.store()
         return found
 
-    def known_bars(self) -> pd.DataFrame:
-        """The bars that the prediction rests on."""
-        return known_bars(self.ws)
-
 # %% ../../nbs/ml/84_profiling.ipynb #8
 def stage_calls(steps: Steps) -> dict[str, Callable[[], Any]]:
     """The stages by their names in `STAGES`."""
-    return {"find": steps.find, "read": steps.read, "build": steps.build, "bars": steps.known_bars, "features": steps.features,
-            "predict": steps.predict, "store": steps.store}
+    return {"find": steps.find, "read": steps.read, "build": steps.build, "bars": lambda: known_bars(steps.ws),
+            "features": steps.features, "predict": steps.predict, "store": steps.store}
 
 # %% ../../nbs/ml/84_profiling.ipynb #10
 def timed(calls: dict[str, Callable[[], Any]], seconds: float, fewest: int = 3) -> pd.DataFrame:
