@@ -19,6 +19,7 @@ import pandas as pd
 
 from ..core.outcome import DataError, GptTraderError, UsageError, did_you_mean
 from .features import compute_features
+from .incremental import IncrementalFeatures
 from .prediction import Predictor, forecast, settle_predictions, store_predictions
 from .registry import champion
 from .rollout import Rollout, rollout, scored, takes_challenger
@@ -241,6 +242,7 @@ class Newest:
     """The newest session's features: `table`, index (session, symbol), and `rows` by symbol, as `PredictionService.predict` takes them."""
 
     seen: Any  # of the data set's manifest and of the names: what it is kept by
+    features: IncrementalFeatures  # what the next session's bars are added to
     session: str
     table: pd.DataFrame
     rows: dict[str, dict[str, float | None]]
@@ -264,14 +266,31 @@ def newest_features(service: PredictionService, head: str | None = None) -> Newe
     held = [s for s in ws.config.app.desk.universe if s in read_manifest(ws)]
     if not held:
         raise DataError("the workspace holds no data of its universe", where="prediction service", mend="gpt-trader ingest DIR")
-    table = compute_features(adjusted(load_bars(ws, held)), line.features, sessions=1)
+    before = kept.features if kept is not None and kept.seen[3] == line.features else None
+    features = _up_to(before, adjusted(load_bars(ws, held)), line.features)
+    table = features.latest()
     day = table.index.get_level_values("session").max()
     rows = {str(symbol): dict(zip(table.columns, row, strict=True)) for symbol, row in
             zip(table.loc[day].index, table.loc[day].to_numpy(dtype="float64").tolist(), strict=True)}
-    service.newest[line.head] = Newest(seen, f"{day:%Y-%m-%d}", table, rows)
+    service.newest[line.head] = Newest(seen, features, f"{day:%Y-%m-%d}", table, rows)
     return service.newest[line.head]
 
 
+def _up_to(known: IncrementalFeatures | None, bars: pd.DataFrame, names: Sequence[str]) -> IncrementalFeatures:
+    "Features up to the newest of the bars: the known ones and the sessions after them, or, where the past is no longer what it was, anew."
+    if known is None or known.session is None:
+        return IncrementalFeatures.from_bars(bars, names)
+    past = known.snapshot()
+    then = past.merge(bars, on=["session", "symbol"], how="left", suffixes=("", "_now"))
+    same = all(np.array_equal(then[c], then[f"{c}_now"], equal_nan=True) for c in known.columns)
+    held = bars[(bars["session"] >= past["session"].min()) & (bars["session"] <= known.session)]
+    if not same or len(held) != len(past):  # a dividend, a correction, another universe
+        return IncrementalFeatures.from_bars(bars, names)
+    for _, part in bars[bars["session"] > known.session].groupby("session", sort=True):
+        known.update(part)
+    return known
+
+# %% ../../nbs/ml/61_service.ipynb #15
 def by_symbol(service: PredictionService, symbol: str, head: str | None = None) -> tuple[str, Answer]:
     """(session of the newest bar, the answer for the one after it), routed by the symbol. UsageError for one that has no bar there."""
     newest = newest_features(service, head)
@@ -299,7 +318,7 @@ def forecast_next(service: PredictionService, head: str | None = None) -> pd.Dat
     store_predictions(ws, rows)
     return rows
 
-# %% ../../nbs/ml/61_service.ipynb #16
+# %% ../../nbs/ml/61_service.ipynb #17
 @dataclass(frozen=True)
 class Rebuilt:
     """What `rebuild_predictions` found. `different`: rows that stand and are not what is computed now (by more than 1e-9)."""
