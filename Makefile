@@ -133,6 +133,10 @@ soak: $(VENV)/.dev system  ## full counts: hundreds of crashes, long replays
 bench: $(VENV)/.bench system  ## ratios against the best known, measured side by side, as a Markdown table
 	@$(BIN)/python benchmarks/run.py
 
+.PHONY: honest
+honest: $(VENV)/.dev system  ## what the models are worth, on the embedded universe and on skfolio's 20 stocks, as README has it
+	@$(BIN)/python benchmarks/honest.py
+
 .PHONY: clean
 clean:  ## what building and testing leave behind (never a workspace, nor .venv)
 	rm -rf build dist docs/_build gpt_trader.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

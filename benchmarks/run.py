@@ -13,13 +13,14 @@ import bench_prediction
 import bench_pretrade
 import bench_risk
 import bench_serving
+import bench_training
 from measure import table
 
 
 def main() -> int:
     """Measure, print, and judge."""
     benches = (bench_journal, bench_help, bench_demo, bench_dashboard, bench_engine, bench_orders, bench_pretrade, bench_risk,
-               bench_backtest, bench_prediction, bench_serving)
+               bench_backtest, bench_prediction, bench_serving, bench_training)
     rows = [row for bench in benches for row in bench.measure()]
     print(f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; median (quartiles)\n")
     print(table(rows))

@@ -217,3 +217,18 @@ def test_train_refuses_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
         said = capsys.readouterr()
         assert said.out.count("IMPOSSIBLE") == 2 and "no head can be trained" in said.err and "Traceback" not in said.err
         assert run_cli(["train", "--head", "directions", "--workspace", str(ws.root)]) == 64 and "direction" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_readme_has_the_table_that_a_run_gives() -> None:
+    import sys
+
+    root = Path(__file__).parents[1]
+    sys.path.insert(0, str(root / "benchmarks"))
+    from honest import embedded, written
+
+    text = (root / "README.md").read_text(encoding="utf-8")
+    shown = text.partition("<!-- honest -->\n")[2].partition("<!-- /honest -->")[0]
+    made = written("The embedded universe: AAPL, GOOG, IBM, MSFT, 2000 to 2013", embedded())
+    assert made in shown, "run `make honest`, and put what it prints into README"
+    assert "Twenty large US stocks" in shown and shown.count("beats both rules") == 2

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ..core.extras import need
 from ..core.outcome import DataError, UsageError, did_you_mean
 from .features import compute_features, to_panel
 from .holdout import OPENED, Opening, seal, settings_hash
@@ -56,6 +57,8 @@ def train_heads(
     for head in wanted:
         if head not in there:
             raise UsageError(f"unknown model head {head!r}", where="models.yaml", mend=did_you_mean(head, there))
+    if trials:
+        need("optuna", extra="search", for_="searching hyper-parameters")
     known = known or known_now(ws)
     return [_trained(ws, head, known, trials, progress, say) for head in wanted]
 

@@ -237,7 +237,8 @@ def get_model(ws: "Workspace", head: str, version: str) -> ModelVersion:
     return found[0]
 
 # %% ../../nbs/ml/50_registry.ipynb #12
-_MADE_BY = ("features", "labels", "weights", "splits", "boosters", "evaluation", "training")
+_MADE_BY = ("windows", "panel", "definition", "sources", "basefeatures", "candles", "alpha", "volatility", "momentum", "volume", "universe",
+            "features", "labels", "weights", "splits", "boosters", "evaluation", "training")
 
 
 def code_version() -> str:
