@@ -96,7 +96,7 @@ def _giveaways(label: pd.Series, features: pd.DataFrame) -> list[Leak]:
 
 def assert_no_leaks(labels: pd.DataFrame, train: np.ndarray, test: np.ndarray, *, features: pd.DataFrame | None = None,
                     bars: pd.DataFrame | None = None, names: Iterable[str] | None = None, walk_forward: bool = True) -> None:
-    """Raise `DataError` that names every leak which `check_leaks` finds; parameters as there."""
+    """Raise `DataError` that names every leak which `check_leaks` finds; `train`, `test`, `walk_forward` and the rest are as there."""
     if found := check_leaks(labels, train, test, features=features, bars=bars, names=names, walk_forward=walk_forward):
         raise DataError("; ".join(map(str, found)), where="leak detector",
                         mend="split by date with walk_forward_folds or purged_kfold, and let features read the past alone")

@@ -33,7 +33,7 @@ class Ranking:
 
 
 def ranking(score: pd.Series, outcome: pd.Series) -> Ranking:
-    """IC, Rank IC and their ratios. Both series are indexed by (session, symbol); rows that lack either do not count."""
+    """IC, Rank IC and their ratios of `score` with its outcome. Both indexed by (session, symbol); rows lacking either do not count."""
     both = pd.DataFrame({"score": score, "outcome": outcome.reindex(score.index)}).dropna()
     x, y = both["score"].unstack(), both["outcome"].unstack()
     pearson, spearman = _row_correlation(x, y), _row_correlation(x.rank(axis=1), y.rank(axis=1))

@@ -32,7 +32,7 @@ SECTIONS: dict[str, type[FeatureEngineering | ModelTraining | Prediction]] = {
 
 
 def overridden(section: str, present: Any, changes: Mapping[str, Any]) -> Any:
-    """The section's settings with some keys changed. `UsageError` for an unknown section, key or value."""
+    """The section's `present` settings with some keys changed. `UsageError` for an unknown section, key or value."""
     if section not in SECTIONS:
         raise UsageError(f"the pipeline has no section {section!r}", where="pipeline", mend=did_you_mean(section, SECTIONS))
     model, where = SECTIONS[section], f"config.{section}"

@@ -52,7 +52,9 @@ class Plan:
 
 
 def plan_promotion(ws: "Workspace", head: str, version: str, mode: Mode = "gradual") -> Plan:
-    """Weigh a version against both rules and the champion. UsageError where there is no such version, StorageError for a damaged file."""
+    """Weigh a version against both rules and the champion. `mode`: by steps, or at once.
+
+    UsageError where there is no such version, StorageError for a damaged file."""
     model, best, going = get_model(ws, head, version), champion(ws, head), rollout(ws, head)
     model.read(ws)
     if best is not None and best.version == version:

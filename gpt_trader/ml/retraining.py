@@ -93,7 +93,8 @@ def retrain(ws: "Workspace", head: str | None = None, *, known: Known | None = N
 
 
 def training_figures(training: Training | None, head: str, dropped: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What a retraining came to: head, version, accuracy with its interval, both rules, does it beat them, was it there already."""
+    """What a retraining came to: head, version, accuracy with its interval, both rules, does it beat them, was it there already, and
+    what was `dropped` for want of inputs."""
     if training is None:
         return {"head": head, "version": None, "accuracy": None, "low": None, "high": None, "majority": None, "naive": None,
                 "beats_both": None, "reused": None, "dropped": list(dropped)}

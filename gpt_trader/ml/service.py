@@ -46,7 +46,8 @@ class Tally:
     _lock: Any = field(default_factory=Lock, repr=False)
 
     def add(self, version: str, rows: int, took: float, beside: float | None = None, error: bool = False, differs: bool = False) -> None:
-        """One request: who answered, how many rows, seconds of the champion and of the challenger (None: it did not score)."""
+        """One request: who answered, how many rows, seconds that the champion `took` and the challenger `beside` it (None: none),
+        and whether it `differs`."""
         with self._lock:
             self.requests += 1
             self.rows += rows
@@ -58,7 +59,8 @@ class Tally:
                 self._times[1][bisect_left(_EDGES, beside)] += 1
 
     def p99(self, challenger: bool = False) -> float:
-        """Seconds under which 99 in a hundred requests were scored, to a tenth of itself; 0.0 before there was any."""
+        """Seconds under which 99 in a hundred requests were scored, by the champion or the `challenger`, to a tenth of itself; 0.0 before
+        there was any."""
         counts = np.cumsum(self._times[challenger])
         return _EDGES[min(int(np.searchsorted(counts, 0.99 * counts[-1])), len(_EDGES) - 1)] if counts[-1] else 0.0
 

@@ -55,7 +55,7 @@ class Counts:
         self._bound: dict[Any, Any] = {}
 
     def request(self, path: str, status: int, seconds: float) -> None:
-        """One answered request."""
+        """One answered request; `status` is HTTP's."""
         bound = self._bound.get((path, status))
         if bound is None:
             bound = self._bound[path, status] = self._requests.labels(path, status), self._seconds.labels(path)

@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 
 # %% ../../nbs/ml/58_wire.ipynb #5
 class Refused(Exception):
-    """An answer other than 200: its HTTP status, and what is wrong in a sentence."""
+    """An answer other than 200: its HTTP status, what is wrong in a sentence, and how to `mend` it."""
 
     def __init__(self, status: int, error: str, mend: str | None = None) -> None:
         self.status, self.body = status, {"error": error, "mend": mend}
