@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'evaluation_row', 'checks', 'accuracy', 'accuracy_figure', 'history', 'calibration', 'drift_rows',
-           'drift_figure', 'drift', 'predictions', 'registry']
+           'drift_figure', 'drift', 'watching', 'predictions', 'registry']
 
 # %% ../../nbs/dashboards/60_model.ipynb #2
 from typing import TYPE_CHECKING, Any
@@ -250,6 +250,44 @@ def drift(ws: "Workspace", report: "DriftReport | None" = None) -> Panel:
                  "most features at any time.")
 
 # %% ../../nbs/dashboards/60_model.ipynb #15
+_WORD = {True: "moved", False: "as usual", None: "not known yet"}
+
+
+def _tile(name: str, moved: bool | None, note: str) -> Tile:
+    return Tile(name, _WORD[moved], "text", status=None if moved is None else Status.WARNING if moved else Status.OK, note=note)
+
+
+def watching(ws: "Workspace") -> Panel:
+    """Drift of the predictions, change of the market, estimated accuracy: of the headline head's model."""
+    from gpt_trader.ml.estimation import check_estimate
+    from gpt_trader.ml.predictiondrift import check_prediction_drift
+    from gpt_trader.ml.regime import check_regime
+
+    title = "What else is watched"
+    try:
+        answers, market, estimate = kept(
+            ws, "watching", lambda: (check_prediction_drift(ws), check_regime(ws), check_estimate(ws)), *_seen(ws))
+    except GptTraderError as error:
+        return Panel("watching", title, (Note(f"Not known yet: {error}"),))
+    told = f"KS {answers.ks:.3f}, usually up to {answers.ks_bound:.3f}" if answers.ks is not None else f"{answers.rows} so far"
+    lasting = f"{market.windows} past quarters" if market.windows else "its past is too short"
+    tiles = Tiles((
+        _tile("Predictions", answers.drifted, told), _tile("Market", market.changed, lasting),
+        Tile("Accuracy, estimated", estimate.value, "percent", note=f"{_span(estimate.low, estimate.high)}, n = {estimate.n}"),
+        Tile("and measured", estimate.measured, "percent", status=_agreed(estimate.explained), note=f"{estimate.settled} settled")))
+    notes = [Note(r.summary, None if r.status == Status.OK else r.status) for r in (answers, market)]
+    said = str(estimate) if estimate.n else "The model has made no prediction since its walk-forward ended."
+    known = [r.status for r in (answers, market) if r.status != Status.UNKNOWN]
+    return Panel("watching", title, (tiles, *notes, Note(said)), worst(known) if known else None,
+                 "Each is held against its own past. The estimate rests on the calibrated probabilities alone; its interval is what such "
+                 "estimates were off by in the walk-forward.")
+
+
+def _agreed(explained: bool | None) -> Status | None:
+    "Whether the measured accuracy lies where it was estimated."
+    return None if explained is None else Status.OK if explained else Status.WARNING
+
+# %% ../../nbs/dashboards/60_model.ipynb #17
 def predictions(ws: "Workspace", most: int = 120) -> Panel:
     """The newest predictions beside the rules' answers, and what happened."""
     found = ws.telemetry.rows("SELECT * FROM predictions ORDER BY session DESC, head, symbol, model_version LIMIT ?", [most])
@@ -306,15 +344,16 @@ def predictions(ws: "Workspace", most: int = 120) -> Panel:
         about=f"Written down before the session; {waiting} of these {len(found)} wait for their outcome." if found else "",
     )
 
-# %% ../../nbs/dashboards/60_model.ipynb #17
+# %% ../../nbs/dashboards/60_model.ipynb #19
 def registry(ws: "Workspace") -> Panel:
     """Every registered model: state, dates, what it was made of and how it did before it was used."""
     from gpt_trader.ml.registry import models
+    from gpt_trader.ml.rollout import rollouts
 
     rows = []
     for m in reversed(models(ws)):
         e = m.evaluation
-        look = {"champion": "ok", "challenger": "unknown"}.get(m.status)
+        look = {"champion": "ok", "challenger": "unknown", "shadow": "unknown"}.get(m.status)
         rows.append(
             {
                 "_id": f"{m.head}/{m.version}",
@@ -354,9 +393,11 @@ def registry(ws: "Workspace") -> Panel:
         "registry",
         limit=12,
     )
+    going = [Note(f"{r.head}: {r.version} takes over from {r.champion} and has {r.share:.0%}; {r.state}: {r.reason}",
+                  Status.WARNING if r.state == "held" else None) for r in rollouts(ws) if r.under_way]
     return Panel(
         "registry",
         "Registry",
-        (table,),
+        (*going, table),
         about="A champion's difference to both rules lies above zero with its whole interval; otherwise it stays challenger.",
     )

@@ -40,7 +40,7 @@ PAGES: dict[str, Page] = {page.name: page for page in (
     _page("risk", "Risk", "What the book could lose, and how near each limit is.",
           "summary", "limits", "history", "exposure", "stress", "correlation"),
     _page("model", "Model", "Whether the models are right more often than the simple rules, and whether they still fit.",
-          "accuracy", "history", "calibration", "drift", "predictions", "registry"),
+          "accuracy", "history", "calibration", "drift", "watching", "predictions", "registry"),
     _page("runs", "Runs", "Procedures to run from here, and what each run came to.",
           "running", "procedures", "runs"),
 )}

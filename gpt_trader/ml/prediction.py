@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..core.clock import utc_text
 from ..core.outcome import DataError, Outcome, Status, UsageError
-from .evaluation import NOTHING, Evaluation
+from .evaluation import NOTHING, Evaluation, health
 from .features import compute_features, features_hash
 from .registry import MODEL_FILE, ModelVersion, champion, get_model
 from .scorer import Scorer
@@ -226,13 +226,17 @@ def check_model(ws: "Workspace", head: str | None = None, *, last_hours: float =
     recent = accuracy(ws, settings.head, since=now - timedelta(hours=last_hours), until=now, version=version)
     status, sentence = accuracy_verdict(judged, alert=rules.bands.alert_below, critical=rules.bands.critical_below,
                                         judged_from=rules.judged_from)
+    fit = health(judged, rules.bands)
+    if status == Status.OK and fit.healthy is False:  # inside its bands, and no better than a simple rule
+        status, sentence = Status.WARNING, f"{sentence} It is not healthy all the same: {fit.sentence}."
     trusted = champion(ws, settings.head)
     waiting = ws.telemetry.rows("SELECT count(*) AS n FROM predictions WHERE head = ? AND label IS NULL AND role = 'served'",
                                 [settings.head])[0]["n"]
     figures = {"head": settings.head, "champion": trusted.version if trusted else None, "model": version,
                **{k: getattr(judged, k) for k in ("n", "correct", "accuracy", "low", "high", "majority", "naive")},
                "judged_on": rules.judged_on, "judged_from": rules.judged_from, "last_hours": last_hours, "waiting": waiting,
-               "judged": judged.to_json(), "recent": recent.to_json(), "bands": rules.bands.model_dump()}
+               "judged": judged.to_json(), "recent": recent.to_json(), "bands": rules.bands.model_dump(),
+               "health": {"healthy": fit.healthy, "band": fit.band, "beaten_by": list(fit.beaten_by), "said": fit.sentence}}
     if judged.n == 0 and waiting:
         sentence = f"{waiting} predictions wait for their outcome; none has settled yet, so there is no accuracy to judge."
     if recent.n:
