@@ -6,6 +6,7 @@ import bench_backtest
 import bench_dashboard
 import bench_demo
 import bench_engine
+import bench_features
 import bench_help
 import bench_journal
 import bench_orders
@@ -20,7 +21,7 @@ from measure import table
 def main() -> int:
     """Measure, print, and judge."""
     benches = (bench_journal, bench_help, bench_demo, bench_dashboard, bench_engine, bench_orders, bench_pretrade, bench_risk,
-               bench_backtest, bench_prediction, bench_serving, bench_training)
+               bench_backtest, bench_prediction, bench_serving, bench_training, bench_features)
     rows = [row for bench in benches for row in bench.measure()]
     print(f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; median (quartiles)\n")
     print(table(rows))

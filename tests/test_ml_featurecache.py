@@ -1,17 +1,23 @@
 """Kept features: found again only where nothing has changed, never trusted when damaged, bounded, and rebuilt on request."""
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from gpt_trader.core.clock import SimulatedClock
 from gpt_trader.core.workspace import Workspace
+from gpt_trader.dataflow.datasets import adjusted, load_bars
+from gpt_trader.dataflow.ingestion import ingest
+from gpt_trader.dataflow.providers import EmbeddedProvider
 from gpt_trader.ml import featurecache
 from gpt_trader.ml.definition import made_up_bars
 from gpt_trader.ml.featurecache import cache_key, cached_features, drop_features, kept_features, rebuild_features
 from gpt_trader.ml.features import FEATURES, Panel, compute_features, feature
+from gpt_trader.runbook.engine import run_procedure
 
 NAMES = ["ret_5", "roc_5", "corr_10", "rank_ret_21", "weekday"]
 
@@ -126,3 +132,21 @@ def test_rebuilding_compares_with_the_bars(ws: Workspace, monkeypatch: pytest.Mo
     monkeypatch.setattr(featurecache, "_find", lambda ws, key: compute_features(BARS, NAMES) + 1e-6)
     (bad,) = rebuild_features(ws, BARS, {"few": NAMES})
     assert not bad.verified
+
+
+def test_the_procedure_says_rebuilds_and_asks_back(tmp_path: Path) -> None:
+    with Workspace.create(tmp_path / "desk", SimulatedClock(datetime(2010, 1, 4, 23, tzinfo=UTC))) as ws:
+        ingest(ws, EmbeddedProvider(), ["AAPL", "IBM"])
+        known = adjusted(load_bars(ws, ["AAPL", "IBM"], end="2010-01-04"))
+        cached_features(ws, known, NAMES)
+        dry = run_procedure(ws, "rebuild_features").outcome
+        assert dry.status == "ok" and dry.summary.startswith("Dry run") and len(kept_features(ws)) == 1 and dry.figures["dropped"] == 1
+        (old,) = kept_features(ws)
+        done = run_procedure(ws, "rebuild-features", {"execute": True}).outcome
+        (new,) = kept_features(ws)
+        assert (done.status, done.verification) == ("ok", "verified") and done.recommended == ("rebuild_predictions",)
+        assert old.key != new.key == cache_key(known, ws.config.models.feature_sets["base"])
+        said = done.figures["sets"]["base"]
+        assert (said["features"], said["rows"], said["bytes"]) == (40, len(known), new.bytes) and done.figures["dropped_bytes"] == old.bytes
+        wrong = run_procedure(ws, "rebuild_features", {"feature_set": "bas"})
+        assert wrong.exit_code == 64

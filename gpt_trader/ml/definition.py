@@ -155,8 +155,8 @@ def whole_column(values: Values, panel: Panel) -> Array:
     return np.broadcast_to(np.where(np.isfinite(array), array, np.nan), (len(panel.sessions), len(panel.symbols)))
 
 # %% ../../nbs/ml/08_definition.ipynb #8
-CELLS = 1 << 16
-"""Sessions times symbols of a part: half a megabyte a column."""
+CELLS = 1 << 15
+"""Sessions times symbols of a part: a quarter of a megabyte a column."""
 
 
 def columns_of(

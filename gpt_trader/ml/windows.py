@@ -138,7 +138,7 @@ def newest(
     return state
 
 # %% ../../nbs/ml/06_windows.ipynb #11
-CHUNK = 1 << 20
+CHUNK = 1 << 15
 """Values that are sorted at once: what fits the processor's cache."""
 
 
