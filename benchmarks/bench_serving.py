@@ -160,7 +160,8 @@ def measure() -> list[Row]:
 
     clock = SimulatedClock(datetime(2013, 3, 1, 22, tzinfo=UTC))
     with tempfile.TemporaryDirectory() as folder, Workspace.create(Path(folder), clock) as ws:
-        (ws.config_dir / "models.yaml").write_text("walk_forward: {min_train_years: 8, bootstrap_samples: 200}\n")
+        (ws.config_dir / "models.yaml").write_text("walk_forward: {min_train_years: 8, bootstrap_samples: 200}\n"
+                                               "prediction: {prediction_threads: -1}\n")  # a batch may have both cores
         ingest(ws, EmbeddedProvider(), ws.config.app.desk.universe)
         model = train_and_register(ws, adjusted(load_bars(ws, ws.config.app.desk.universe)), end="2012-12-31").model
         if model.status != "champion":
