@@ -117,7 +117,7 @@ def test_a_missing_library_of_the_base(desk: Path, library: str) -> None:
 
 @pytest.mark.parametrize(("extra", "library"), [("notify", "apprise"), *(pytest.param(*pair, marks=SLOW) for pair in (
     ("telemetry", "prometheus_client"), ("lab", "jupyterlab"), ("dashboard", "voila"), ("keyring", "keyring"), ("portfolio", "skfolio"),
-    ("garch", "arch"), ("profile", "pyinstrument"), ("search", "optuna"), ("docs", "sphinx")))])
+    ("garch", "arch"), ("profile", "pyinstrument"), ("search", "optuna"), ("serve", "uvloop"), ("docs", "sphinx")))])
 def test_a_missing_extra_is_named_and_no_fault(desk: Path, extra: str, library: str) -> None:
     code, found = examined(desk, program=WITHOUT + MAIN, before=(library,))
     assert code in (0, 1) and found[extra]["status"] is None

@@ -2,6 +2,7 @@
 import io
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pytest
 import requests
 from model_harness import HEAD, copied
-from serving_harness import PROGRAM, Serving, served_desk, serving
+from serving_harness import PROGRAM, Serving, served_desk, serving, wait_until
 
 from gpt_trader.core.outcome import Status
 from gpt_trader.core.workspace import Workspace
@@ -192,6 +193,60 @@ def test_lost_predictions_are_rebuilt_and_say_so(desk: Path, tmp_path: Path) -> 
         assert (done.status, done.verification, done.figures["written"]) == (Status.OK, "verified", dry.figures["missing"])
         rows = ws.telemetry.frame("SELECT * FROM predictions")
         assert set(rows["role"]) == {"rebuilt"} and (rows["made_at"] > rows["session"]).any() and accuracy(ws, HEAD).n == 0
+
+
+# ---------------------------------------------------------------- what stops a rollout
+@pytest.mark.slow
+def test_the_server_holds_a_challenger_that_answers_otherwise(desk: Path, tmp_path: Path) -> None:
+    """Counted by the process that serves, journalled by it, and resumed by whoever has looked."""
+    from gpt_trader.ml.promotion import carry_out, plan_promotion
+
+    with copied(desk, tmp_path / "desk") as ws:
+        settings = (ws.config_dir / "models.yaml").read_text().replace("max_divergence: 1", "max_divergence: 0.5, min_requests: 60")
+        (ws.config_dir / "models.yaml").write_text(settings)
+    with Workspace.open(tmp_path / "desk") as ws, serving(ws, tmp_path) as up:
+        version, best = models(ws, HEAD)[-1].version, champion(ws, HEAD).version
+        going = start_rollout(ws, HEAD, version, reason="a test")
+        wait_until(lambda: ask(up.server, "/v1/models")[1]["heads"][0]["rollout"] == going.id, "it is taken over")
+        rows = rows_of(ws, 200)
+        differ = (Predictor.load(ws).scorer.many(rows) >= 0.5) != (Predictor.load(ws, version=version).scorer.many(rows) >= 0.5)
+        assert differ.any(), "two models that agree on everything"
+        for n in range(60):
+            assert ask(up.server, "/v1/predict", {"row": with_null(rows[differ][0]), "key": str(n)})[0] == 200
+        held = wait_until(lambda: (now := rollout(ws, HEAD)).state == "held" and now, "it is held", 20)
+        assert held.share == 0.1 and "answers otherwise in 100%" in held.reason and champion(ws, HEAD).version == best
+        again = carry_out(ws, plan_promotion(ws, HEAD, version), "somebody who looked")
+        assert again.state == "running" and again.share == 0.1
+        wait_until(lambda: ask(up.server, "/v1/models")[1]["heads"][0]["requests"] == 0, "its step begins anew")
+        assert ws.journal.check_projections() == []
+
+
+@pytest.mark.slow
+def test_a_signal_drains_it(desk: Path, tmp_path: Path) -> None:
+    """A request of which half has arrived is answered, to its last byte; then the process ends, and nobody new is let in."""
+    with copied(desk, tmp_path / "desk") as ws, serving(ws, tmp_path) as up:
+        body = orjson.dumps({"rows": [with_null(row) for row in rows_of(ws, 2_000)]})
+        head = f"POST /v1/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        with socket.create_connection(("127.0.0.1", up.server.port), timeout=20) as line:
+            line.sendall(f"{head}Authorization: {up.headers['Authorization']}\r\n\r\n".encode() + body[: len(body) // 2])
+            time.sleep(0.3)
+            up.process.send_signal(signal.SIGTERM)
+
+            def refused() -> bool:
+                try:
+                    socket.create_connection(("127.0.0.1", up.server.port), timeout=1).close()
+                except OSError:
+                    return True
+                return False
+
+            wait_until(refused, "nobody new is let in", 5)
+            assert up.process.poll() is None, "it waits for what is under way"
+            line.sendall(body[len(body) // 2:])
+            answer = b""
+            while more := line.recv(65_536):
+                answer += more
+        assert answer.startswith(b"HTTP/1.1 200") and len(orjson.loads(answer.partition(b"\r\n\r\n")[2])["probabilities"]) == 2_000
+        assert up.process.wait(20) == 0
 
 
 # ---------------------------------------------------------------- fuzzed

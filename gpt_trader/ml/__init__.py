@@ -7,6 +7,7 @@ _NAMES = {
     "compute_features": "features", "make_labels": "labels", "walk_forward": "training", "evaluate": "evaluation",
     "train_and_register": "registry", "champion": "registry", "promote": "registry",
     "Predictor": "prediction", "forecast": "prediction", "accuracy": "prediction", "check_model": "prediction",
+    "PredictionService": "service",
     "IntegratedMLPipeline": "pipeline", "profile_prediction": "profiling", "analyze_predictions": "analysis", "watch_drift": "watch",
 }
 __all__ = sorted(_NAMES)
