@@ -1,7 +1,7 @@
 """Features: point-in-time by construction, the same for the batch and for tonight, and blind to how prices are scaled."""
 import importlib.util
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import pandas as pd
@@ -188,10 +188,10 @@ def test_the_hash_tells_definitions_apart() -> None:
     assert features_hash(names) == features_hash() != features_hash(names[::-1])
 
 
-def test_the_batch_takes_less_than_two_seconds() -> None:
-    started = perf_counter()
+def test_the_batch_takes_less_than_two_seconds_of_the_processor() -> None:
+    started = process_time()
     compute_features(BARS)
-    assert perf_counter() - started < 2
+    assert process_time() - started < 2
 
 
 def test_no_infinity_gets_through() -> None:
