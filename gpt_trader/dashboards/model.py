@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from gpt_trader.core.workspace import Workspace
     from gpt_trader.ml.drift import DriftReport
+    from gpt_trader.ml.estimation import Estimate
     from gpt_trader.ml.evaluation import Evaluation
     from gpt_trader.ml.prediction import ModelCheck
 
@@ -274,13 +275,18 @@ def watching(ws: "Workspace") -> Panel:
     tiles = Tiles((
         _tile("Predictions", answers.drifted, told), _tile("Market", market.changed, lasting),
         Tile("Accuracy, estimated", estimate.value, "percent", note=f"{_span(estimate.low, estimate.high)}, n = {estimate.n}"),
-        Tile("and measured", estimate.measured, "percent", status=_agreed(estimate.explained), note=f"{estimate.settled} settled")))
+        Tile("and measured", estimate.measured, "percent", status=_agreed(estimate.explained), note=_settled(estimate))))
     notes = [Note(r.summary, None if r.status == Status.OK else r.status) for r in (answers, market)]
     said = str(estimate) if estimate.n else "The model has made no prediction since its walk-forward ended."
     known = [r.status for r in (answers, market) if r.status != Status.UNKNOWN]
     return Panel("watching", title, (tiles, *notes, Note(said)), worst(known) if known else None,
                  "Each is held against its own past. The estimate rests on the calibrated probabilities alone; its interval is what such "
                  "estimates were off by in the walk-forward.")
+
+
+def _settled(estimate: "Estimate") -> str:
+    "How many have settled, and whether they came as estimated."
+    return f"{estimate.settled} settled" + {True: ", as estimated", False: ", not as estimated", None: ""}[estimate.explained]
 
 
 def _agreed(explained: bool | None) -> Status | None:

@@ -88,7 +88,7 @@ def _told(found: dict[str, Any], then: pd.Series, now: pd.Series, confidence: fl
     first, last = (f"{d:%Y-%m-%d}" for d in window)
     said = (f"The {len(now):,} probabilities from {first} to {last} lie {at['ks']:.3f} (KS) from the walk-forward's; {confidence:.0%} of "
             f"{len(past['ks'])} past windows kept to {bound['ks']:.3f}: {'further off than the past explains' if drifted else 'as usual'}. "
-            f"Yes was said {(now >= 0.5).mean():.0%} of the time, then {(then >= 0.5).mean():.0%}.")
+            f"Yes was said {(now >= 0.5).mean():.0%} of the time, in the walk-forward {(then >= 0.5).mean():.0%}.")
     pair = {"mean": lambda p: p.mean(), "yes": lambda p: (p >= 0.5).mean(), "sure": lambda p: (p - 0.5).abs().mean()}
     return PredictionDrift(Status.WARNING if drifted else Status.OK, said, len(now), (first, last), at["ks"], bound["ks"], at["psi"],
                            bound["psi"], max(ps) if ps else None, len(past["ks"]), history=past["ks"],

@@ -56,7 +56,7 @@ def flame_svg(root: Frame, title: str) -> str:
 
     def draw(frame: Frame, x: float, level: int) -> None:
         width = _WIDTH * frame.seconds / root.seconds
-        if width < 1:
+        if width < 2:
             return
         share, y = frame.seconds / root.seconds, (root.depth - level - 1) * _ROW + 30
         letters = int((width - 6) / 6.6)
@@ -218,7 +218,7 @@ class Profile:
     missing: str = ""  # why there is no flame graph
 
     def total(self, when: str) -> float:
-        """Microseconds that are paid `when`, 'once' or 'each' evening: the sum of the stages' medians."""
+        """Microseconds that are paid 'once' or 'each' evening: the sum of the stages' medians."""
         return float(self.stages.loc[self.stages["paid"] == when, "median"].sum())
 
     @property

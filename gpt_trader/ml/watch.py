@@ -34,7 +34,8 @@ class DriftWatch:
 
     def to_outcome(self) -> Outcome:
         """For a procedure: the features' figures, and those of the predictions and of the market under their names."""
-        said = " ".join(r.summary for r in (self.features, self.predictions, self.market))
+        said = " ".join([self.features.summary, *(r.summary if r.status != Status.OK else f"{word} as usual." for word, r in (
+            ("The predictions are", self.predictions), ("The market is", self.market)))])
         own = self.features.to_outcome()
         moved = None if self.features.status == Status.UNKNOWN else self.features.status != Status.OK
         figures = {**own.figures, "features_drifted": moved, "predictions": self.predictions.to_json(), "market": self.market.to_json()}
