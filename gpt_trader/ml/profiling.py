@@ -218,7 +218,7 @@ class Profile:
     missing: str = ""  # why there is no flame graph
 
     def total(self, when: str) -> float:
-        """Microseconds that are paid 'once' or 'each' evening: the sum of the stages' medians."""
+        """Microseconds that are paid at that time, `when` being 'once' or 'each' evening: the sum of the stages' medians."""
         return float(self.stages.loc[self.stages["paid"] == when, "median"].sum())
 
     @property
