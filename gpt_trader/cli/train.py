@@ -35,7 +35,8 @@ def lines_of(done: "list[HeadTrained]") -> list[str]:
             lines += [f"{head.head}: {there}{head.training.verdict}", f"  {head.opening.note}"]
             lines += [f"  {c.period}: {c.health.sentence}" for c in head.columns]
     made = [c for head in done for c in head.columns]
-    lines += ["", *columns(table(made), "", limit=100)] if made else []
+    for name in dict.fromkeys(c.head for c in made):  # a table each: two columns fit a terminal
+        lines += ["", f"{name}", *columns(table(made, name), "  ", limit=100)]
     return [*lines, "", "Nothing was promoted. Next: gpt-trader report; gpt-trader compare-models; gpt-trader promote-model"]
 
 

@@ -114,9 +114,9 @@ def _cells(c: Column) -> dict[str, str]:
         "in its band": c.health.band, "healthy": {True: "yes", False: "no", None: "cannot be told"}[c.health.healthy]}
 
 
-def table(columns: list[Column]) -> list[dict[str, str]]:
-    """The table as rows: `figure`, and a column for each head and period."""
-    cells = {c.title: c.cells() for c in columns}
+def table(columns: list[Column], head: str | None = None) -> list[dict[str, str]]:
+    """The table as rows: `figure`, and a column for each head and period; of one `head`, for each of its periods."""
+    cells = {c.title if head is None else c.period: c.cells() for c in columns if head in (None, c.head)}
     names = list(next(iter(cells.values()), {}))
     return [{"figure": name, **{title: made[name] for title, made in cells.items()}} for name in names]
 
