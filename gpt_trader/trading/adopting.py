@@ -6,7 +6,7 @@
 __all__ = ['AccountDifference', 'look_at_account', 'Adopted', 'adopt_account', 'account_difference_outcome']
 
 # %% ../../nbs/trading/71_adopting.ipynb #2
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.outcome import Outcome, Status
 from .adoption import Difference, Mandate, Snapshot, compare, judge
 from .broker import Broker, decimal_text
-from .execution import Executor
+from .execution import Executor, PreTradeCheck
 from .intake import Intake
 from .reconcile import ReconcileReport
 
@@ -99,10 +99,11 @@ def adopt_account(
     broker: Broker,
     mandate: Mandate,
     marks: Mapping[str, Decimal] | None = None,  # USD a share by symbol, for what the broker has no price of
+    checks: Sequence[PreTradeCheck] = (),  # the desk's: what was created and never arrived may be sent
 ) -> Adopted:
     """Reconcile and adopt what the mandate lets, then reconcile without one. StorageError while an act that sends orders is under way."""
     with ws.lock("acting", timeout=5):
-        executor = Executor(ws, broker)
+        executor = Executor(ws, broker, checks)
         session = ws.calendar.session_of(ws.clock.now())
         done = executor.reconcile(session, marks, mandate)
         return Adopted(mandate, done, executor.reconcile(session, marks, Mandate("")))
