@@ -6,12 +6,13 @@
 __all__ = ['Server', 'announce', 'withdraw', 'running', 'ask', 'Served', 'expected', 'verify_served']
 
 # %% ../../nbs/ml/63_served.ipynb #3
+import http.client
 import json
 import os
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,7 +54,7 @@ def withdraw(ws: "Workspace", server: Server) -> None:
     try:
         if json.loads(_file(ws).read_bytes())["instance"] == server.instance:
             _file(ws).unlink()
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or not ours
         return
 
 
@@ -72,7 +73,8 @@ def running(ws: "Workspace") -> Server | None:
         server = Server(server.pid, server.port, server.instance, ws.config.models.serving.token.resolve())
     try:
         os.kill(server.pid, 0)
-        return server if ask(server, "/health")[1].get("instance") == server.instance else None
+        asked = replace(server, token="")  # whoever has the port by now is not told the token before it has said its name
+        return server if ask(asked, "/health")[1].get("instance") == server.instance else None
     except (OSError, ValueError):
         return None
 
@@ -89,6 +91,8 @@ def ask(server: Server, path: str, body: Any = None, timeout: float = 5.0) -> tu
             status, text = answer.status, answer.read()
     except urllib.error.HTTPError as error:
         status, text = error.code, error.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"what listens on port {server.port} does not speak HTTP: {type(error).__name__}") from error
     found = json.loads(text)
     if not isinstance(found, dict):
         raise ValueError("the answer is no JSON object")

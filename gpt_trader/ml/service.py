@@ -93,8 +93,10 @@ class Line:
 Row = Sequence[float | None] | np.ndarray | Mapping[str, float | None]
 
 
-def _one(p: Predictor, row: Row) -> float:
-    "The row as the version wants it, scored. None is a missing value, as NaN is."
+def _one(p: Predictor, row: Row, names: tuple[str, ...] | None = None) -> float:
+    "The row as the version wants it, scored. None is a missing value, as NaN is. names: of a row in order; None: the version's own."
+    if names is not None and not isinstance(row, Mapping) and names != p.model.features:
+        row = dict(zip(names, row, strict=True))
     if isinstance(row, Mapping):
         if missing := [name for name in p.model.features if name not in row]:
             raise DataError(f"the features {', '.join(missing)} are missing", where=f"{p.model.head}/{p.model.version}",
@@ -137,7 +139,7 @@ class _Lines:
                 return False
             heads = [head for head in self.ws.config.models.heads if champion(self.ws, head) is not None]
             seen = {head: ([m.version for m in scored(self.ws, head)], rollout(self.ws, head)) for head in heads}
-            if seen == self._seen:
+            if seen == self._seen and not self.trouble:
                 self._head = head
                 return False
             lines, trouble = {}, {}
@@ -150,7 +152,7 @@ class _Lines:
                         lines[name] = self.lines[name]
             changed = seen != self._seen or trouble != self.trouble
             self.lines, self.trouble = lines, trouble
-            self._seen, self._head = (None, None) if trouble else (seen, head)  # trouble is tried again, it may have been mended
+            self._seen, self._head = seen, None if trouble else head  # trouble is tried again, it may have been mended
             return changed
 
     def _line(self, head: str) -> Line:
@@ -187,11 +189,11 @@ class PredictionService(_Lines):
         probability = _one(line.best, row)
         took, version, other = perf_counter() - began, line.best.model.version, None
         if line.challenger is not None and line.going is not None:
-            other = self._beside(line, lambda p: np.array([_one(p, row)]))
+            other = self._beside(line, lambda p: np.array([_one(p, row, line.best.model.features)]))
             if other[0] is not None and takes_challenger(line.going.id, line.going.share, _key(row) if key is None else key):
                 version = line.going.version
         for shadow in line.shadows:
-            self._beside(line, lambda p: np.array([_one(p, row)]), shadow)
+            self._beside(line, lambda p: np.array([_one(p, row, line.best.model.features)]), shadow)
         return _answer(line, version, np.array([probability]), took, other)
 
     def predict_many(self, rows: np.ndarray, names: Sequence[str] | None = None, *, head: str | None = None,

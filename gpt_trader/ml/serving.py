@@ -192,8 +192,10 @@ def _status(error: Exception) -> Refused:
         return Refused(404, error.what, error.mend)
     if isinstance(error, DataError):
         return Refused(422, error.what, error.mend)
-    if isinstance(error, (ValueError, OverflowError, TypeError)) and not isinstance(error, GptTraderError):
-        traceback.print_exc(file=sys.stderr)
+    if type(error).__name__ == "ClientDisconnect":  # Starlette's; nobody reads the answer, but no fault of ours is counted
+        return Refused(400, "the connection ended before the body did")
+    if not isinstance(error, GptTraderError):
+        traceback.print_exception(error, file=sys.stderr)
     return Refused(500, str(error) if isinstance(error, GptTraderError) else "internal error; the server's log has it")
 
 

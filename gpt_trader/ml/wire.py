@@ -8,7 +8,8 @@ __all__ = ['Number', 'Name', 'Key', 'JSON', 'NPY', 'ARROW', 'SCHEMAS', 'Refused'
 
 # %% ../../nbs/ml/58_wire.ipynb #3
 import io
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Any
@@ -30,7 +31,7 @@ class Refused(Exception):
 def _invalid(error: ValidationError) -> Refused:
     "Pydantic's first finding as a sentence."
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"])[:200]  # a name that is the caller's own
     status = 400 if first["type"] == "json_invalid" else 422
     return Refused(status, f"{where}: {first['msg']}" if where else str(first["msg"]), "see /openapi.json")
 
@@ -133,10 +134,12 @@ def _from_npy(body: bytes, most: int) -> np.ndarray:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(stream)
-    except (ValueError, EOFError, TypeError, KeyError, SyntaxError, UnicodeDecodeError) as error:
-        raise Refused(400, f"the body is no .npy file: {error}") from None
+    except Exception as error:  # NumPy parses the header as Python's literals, which can fail in any way, tokenize's and MemoryError too
+        raise Refused(400, f"the body is no .npy file: {str(error)[:200] or type(error).__name__}") from None
     if dtype not in (np.dtype("<f8"), np.dtype("<f4")) or len(shape) != 2:
-        raise Refused(422, f"the array is {dtype} of shape {shape}", "send float64 or float32, a row for each prediction")
+        raise Refused(422, f"the array is {str(dtype)[:100]} of {len(shape)} dimensions", "send float64 or float32, a row a prediction")
+    if not all(type(n) is int and 0 <= n <= len(body) for n in shape):  # a bool is an int to NumPy
+        raise Refused(400, "the array's shape is not two lengths that the body can have")
     if shape[0] > most:
         raise _too_many(shape[0], most)
     if prod(shape) * dtype.itemsize != len(body) - stream.tell():
@@ -145,23 +148,56 @@ def _from_npy(body: bytes, most: int) -> np.ndarray:
     return flat.reshape(shape, order="F" if fortran else "C").astype("float64", copy=False)
 
 
+# %% ../../nbs/ml/58_wire.ipynb #rev1b
+def _kinds(types: Any) -> tuple[Callable[[Any], bool], ...]:
+    "pyarrow's tests for what is a column of numbers; one of nulls alone is of a type of its own."
+    return types.is_floating, types.is_integer, types.is_boolean, types.is_decimal, types.is_null
+
+
+def _plain(pa: Any, body: bytes) -> None:
+    "Refused with 422 for a stream whose batches are compressed, or that holds anything but batches."
+    for n, message in enumerate(pa.ipc.MessageReader.open_stream(body)):
+        if message.type != ("record batch" if n else "schema") or (n and _compressed(message.metadata.to_pybytes())):
+            raise Refused(422, "the stream holds a dictionary or is compressed", "send plain record batches")
+
+
+def _compressed(message: bytes) -> bool:
+    "Whether the record batch of this Arrow message (a flatbuffer: format/Message.fbs) names a compression, its field 3."
+    def field(table: int, n: int) -> int:
+        vtable: int = table - struct.unpack_from("<i", message, table)[0]
+        at = struct.unpack_from("<H", message, vtable + 4 + 2 * n)[0] if 4 + 2 * n < struct.unpack_from("<H", message, vtable)[0] else 0
+        return table + at if at else 0
+
+    def follow(at: int) -> int:
+        return at + int(struct.unpack_from("<I", message, at)[0])
+
+    header = field(follow(0), 2)  # Message.header
+    return not header or bool(field(follow(header), 3))
+
+
+# %% ../../nbs/ml/58_wire.ipynb #rev1c
 def _from_arrow(body: bytes, head: str | None, key: str | None, most: int) -> Batch:
-    "Columns of numbers, by name; null is a missing value."
+    "Columns of numbers, by name; null is a missing value. What would be larger in memory than it was sent is refused unread."
     import pyarrow as pa
 
     try:
+        _plain(pa, body)
         with pa.ipc.open_stream(body) as reader:
             parts, total = [], 0
+            if odd := next((f for f in reader.schema if not any(is_kind(f.type) for is_kind in _kinds(pa.types))), None):
+                raise Refused(422, f"the column {odd.name[:100]} holds {str(odd.type)[:100]}, not numbers", "send floats or integers")
             for part in reader:
                 parts.append(part)
                 total += part.num_rows
                 if total > most:
                     raise _too_many(total, most)
+                if total * len(reader.schema) > len(body) + 100_000:  # columns of nulls take no room in a body
+                    raise Refused(413, f"{len(body)} bytes say that they hold {total} rows of {len(reader.schema)} columns")
             table = pa.Table.from_batches(parts, reader.schema)
             table.validate(full=True)
         names = tuple(table.column_names)
         columns = [column.cast(pa.float64()).to_numpy() for column in table.columns]
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
         raise Refused(400, f"the body is no Arrow stream of numbers: {' '.join(str(error).split())[:200]}") from None
     if len(set(names)) < len(names):
         raise Refused(422, "a column's name stands there twice")

@@ -1,0 +1,182 @@
+"""What a request may be: nothing unpacks to more than was sent, or is answered by 'internal error'; and who scores it beside."""
+import asyncio
+import io
+import os
+import socket
+import struct
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_ml_rollout import HEAD, ws  # noqa: F401
+
+from gpt_trader.core.outcome import StorageError
+from gpt_trader.core.workspace import Workspace
+from gpt_trader.ml import served, service
+from gpt_trader.ml.rollout import start_rollout
+from gpt_trader.ml.serving import Front, application
+from gpt_trader.ml.wire import ARROW, NPY, Refused, parse_batch, parse_predict
+
+
+def npy(header: str, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header.encode())) + header.encode() + data
+
+
+def shaped(shape: str, data: bytes = b"") -> bytes:
+    return npy(f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}", data)
+
+
+@pytest.mark.parametrize("body", [
+    npy("{'descr': '<f8'"), npy("(" * 9000), npy("-" * 9000 + "1"), npy("{'descr': (), 'fortran_order': False, 'shape': (1,1)}"),
+    shaped("(-2, -3)", b"0" * 48), shaped("(-1, -1)", b"0" * 8), shaped(f"(0, {10**30})"), shaped("(True, True)", b"0" * 8)],
+    ids=["unclosed", "deep", "signs", "descr", "negative", "two minus", "huge", "bools"])
+def test_a_header_that_lies_is_the_callers_fault(body: bytes) -> None:
+    with pytest.raises(Refused) as refused:
+        parse_batch(NPY, body, {}, 100)
+    assert refused.value.status == 400 and len(str(refused.value)) < 300
+
+
+@given(st.text(max_size=80), st.binary(max_size=40))
+def test_no_header_is_an_error_of_ours(header: str, data: bytes) -> None:
+    with pytest.raises(Refused):
+        parse_batch(NPY, npy(header, data), {}, 100)
+
+
+def arrow(table: pa.Table, compression: str | None = None) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_a_compressed_stream_is_refused_unread(codec: str) -> None:
+    body = arrow(pa.table({"a": np.zeros(4_000_000)}), codec)
+    before = pa.default_memory_pool().max_memory()
+    with pytest.raises(Refused, match="compressed") as refused:
+        parse_batch(ARROW, body, {}, 10_000)
+    assert refused.value.status == 422 and pa.default_memory_pool().max_memory() == before
+
+
+def test_columns_are_numbers_and_no_more_than_was_sent() -> None:
+    plain = parse_batch(ARROW, arrow(pa.table({"a": [1.5, None], "b": pa.nulls(2), "c": [1, 2]})), {}, 10)
+    assert plain.names == ("a", "b", "c") and np.array_equal(plain.rows, [[1.5, np.nan, 1], [np.nan, np.nan, 2]], equal_nan=True)
+    for column in (["1.5"], pa.array(["x"]).dictionary_encode()):
+        with pytest.raises(Refused) as refused:
+            parse_batch(ARROW, arrow(pa.table({"a": column})), {}, 10)
+        assert refused.value.status == 422
+    with pytest.raises(Refused) as refused:
+        parse_batch(ARROW, arrow(pa.table({f"c{n}": pa.nulls(5_000) for n in range(100)})), {}, 10_000)
+    assert refused.value.status == 413
+
+
+def test_a_refusal_does_not_send_the_request_back() -> None:
+    for body in ({"x" * 100_000: 1}, {"features": {"x" * 100_000: 1}}):
+        with pytest.raises(Refused) as refused:
+            parse_predict(orjson.dumps(body))
+        assert refused.value.status == 422 and len(str(refused.value)) < 400
+
+
+# ---------------------------------------------------------------- who scores beside
+def fake(version: str, names: tuple[str, ...]) -> Any:
+    """A predictor that answers the feature `b`."""
+    def one(row: Any) -> float:
+        return float(row[names.index("b")])
+    return SimpleNamespace(model=SimpleNamespace(head=HEAD, version=version, features=names), scorer=SimpleNamespace(one=one))
+
+
+def test_a_row_in_the_champions_order_is_put_into_the_challengers(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    orders = {"a": ("a", "b", "c"), "b": ("c", "a", "b")}
+    monkeypatch.setattr(service.Predictor, "load", lambda ws, head, version: fake(version, orders[version]))
+    start_rollout(ws, HEAD, "b", steps=[0.5, 1.0])
+    asked = service.PredictionService(ws)
+    answers = [asked.predict([0.1, 0.7, 0.3], key=str(n)) for n in range(40)]
+    assert {a.version for a in answers} == {"a", "b"} and {float(a.probabilities[0]) for a in answers} == {0.7}
+    assert asked.line().tally.errors == asked.line().tally.disagreements == 0
+
+
+def test_trouble_that_lasts_is_told_once(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    def load(ws: Workspace, head: str, version: str) -> Any:
+        if version == "b" and broken:
+            raise StorageError("it is damaged")
+        return fake(version, ("a", "b"))
+
+    broken = True
+    monkeypatch.setattr(service.Predictor, "load", load)
+    asked = service.PredictionService(ws)
+    start_rollout(ws, HEAD, "b")
+    assert asked.refresh() and asked.trouble and asked.line().shares == {"a": 1.0}
+    assert not asked.refresh() and not asked.refresh() and asked.trouble, "nothing has changed since"
+    broken = False
+    assert asked.refresh() and not asked.trouble and asked.line().shares == {"a": 0.9, "b": 0.1}
+    assert not asked.refresh()
+
+
+# ---------------------------------------------------------------- the server, and who asks it
+def answered(act: Any, messages: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> tuple[int, bytes, str]:
+    """(status, metrics, what was logged) of one POST to /v1/predict."""
+    limits = SimpleNamespace(max_rows=10, max_body_mb=1)
+    models = SimpleNamespace(serving=limits)
+    front = Front(SimpleNamespace(ws=SimpleNamespace(config=SimpleNamespace(models=models)), predict=act), "t" * 16, "i")  # type: ignore[arg-type]
+    sent: list[Any] = []
+    headers = [(b"authorization", b"Bearer " + b"t" * 16), (b"content-type", b"application/json"), (b"content-length", b"13")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/predict", "query_string": b"", "headers": headers, "root_path": ""}
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(application(front)(scope, receive, send))
+    front.close()
+    return sent[0]["status"], front.counts.text(), capsys.readouterr().err
+
+
+def test_what_the_log_is_said_to_have_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+    def dies(*_: Any, **__: Any) -> None:
+        raise KeyError("a fault of ours")
+
+    status, _, log = answered(dies, [{"type": "http.request", "body": b'{"row": [1.5]}', "more_body": False}], capsys)
+    assert status == 500 and "a fault of ours" in log
+
+
+def test_a_caller_that_goes_away_is_no_fault_of_the_server(capsys: pytest.CaptureFixture[str]) -> None:
+    gone = [{"type": "http.request", "body": b'{"row"', "more_body": True}, {"type": "http.disconnect"}]
+    status, metrics, log = answered(None, gone, capsys)
+    assert status == 400 and b'status="500"' not in metrics and log == ""
+
+
+def test_another_on_the_servers_port_is_not_told_the_token(ws: Workspace) -> None:  # noqa: F811
+    """The server died without a word, and something else has its port, which need not speak HTTP."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        def listen() -> None:
+            with listening.accept()[0] as line:
+                heard.append(line.recv(65_536))
+                line.sendall(b"who is there?\r\n\r\n")
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        server = served.Server(os.getpid(), listening.getsockname()[1], "name", "the configured token")
+        served.announce(ws, server, made_here=True)
+        assert served.running(ws) is None
+        thread.join()
+    assert heard and b"the configured token" not in heard[0]
+    served.withdraw(ws, replace(server, instance="another"))
+    (ws.state_dir / "serving.json").write_text("{")
+    served.withdraw(ws, server)
+
+
+def test_a_private_file(ws: Workspace) -> None:  # noqa: F811
+    served.announce(ws, served.Server(1, 2, "name", "secret"), made_here=False)
+    file: Path = ws.state_dir / "serving.json"
+    assert oct(file.stat().st_mode)[-3:] == "600" and b"secret" not in file.read_bytes()
