@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_ml_rollout import HEAD, ws  # noqa: F401
 
-from gpt_trader.core.outcome import StorageError
+from gpt_trader.core.outcome import DataError, StorageError, UsageError
 from gpt_trader.core.workspace import Workspace
-from gpt_trader.ml import served, service
-from gpt_trader.ml.rollout import start_rollout
+from gpt_trader.ml import promotion, served, service
+from gpt_trader.ml.registry import PromotionRefused, champion, get_model, promote
+from gpt_trader.ml.rollout import plan_rollback, roll_back, rollout, start_rollout
 from gpt_trader.ml.serving import Front, application
 from gpt_trader.ml.wire import ARROW, NPY, Refused, parse_batch, parse_predict
 
@@ -118,6 +119,59 @@ def test_trouble_that_lasts_is_told_once(ws: Workspace, monkeypatch: pytest.Monk
     broken = False
     assert asked.refresh() and not asked.trouble and asked.line().shares == {"a": 0.9, "b": 0.1}
     assert not asked.refresh()
+
+
+def test_asking_who_answers_is_no_evidence(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """However often a promotion asks for its proof, no challenger is held for what it says about a row that nobody has."""
+    monkeypatch.setattr(service.Predictor, "load", lambda ws, head, version: fake(version, ("a", "b") if version == "a" else ("b", "a")))
+    start_rollout(ws, HEAD, "b", steps=[0.5, 1.0])
+    asked, row = service.PredictionService(ws), {"a": 0.2, "b": 0.9}
+    answers = {n: asked.predict(row, key=n, probe=True).version for n in map(str, range(20))}
+    assert asked.line().tally.requests == 0 and answers == {n: asked.predict(row, key=n).version for n in answers}
+    assert asked.line().tally.requests == 20 and parse_predict(b'{"row": [1.5], "probe": true}').probe
+
+
+def test_a_symbol_is_answered_by_whom_its_features_were_made_for(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """A promotion to a model with another feature comes in between: the request does not fail."""
+    orders = {"a": ("b",), "b": ("b", "new")}
+    monkeypatch.setattr(service.Predictor, "load", lambda ws, head, version: fake(version, orders[version]))
+    asked = service.PredictionService(ws)
+    before = SimpleNamespace(session="2013-01-02", rows={"AAPL": {"b": 0.7}})
+
+    def meanwhile(asked: Any, line: Any = None) -> Any:
+        promote(ws, HEAD, "b")
+        assert asked.refresh()
+        return before
+
+    monkeypatch.setattr(service, "newest_features" if not hasattr(service, "_newest") else "_newest", meanwhile)
+    assert service.by_symbol(asked, "AAPL")[1].version == "a" and asked.line().best.model.version == "b"
+
+
+# ---------------------------------------------------------------- what was agreed to
+def test_what_was_agreed_to_is_done_or_nothing_is(ws: Workspace) -> None:  # noqa: F811
+    """Two people are asked at once: the second is not taken one champion further back, nor is its promotion held against another."""
+    promote(ws, HEAD, "b")
+    promote(ws, HEAD, "c")
+    planned = plan_rollback(ws, HEAD)
+    assert roll_back(ws, HEAD, "the first", planned).back == "b"
+    with pytest.raises(UsageError, match="changed since"):
+        roll_back(ws, HEAD, "the second", planned)
+    assert champion(ws, HEAD).version == "b"
+    for mode in ("gradual", "at-once"):
+        stale = promotion.Plan(HEAD, "c", "a", mode, None, ())  # type: ignore[arg-type]
+        with pytest.raises(PromotionRefused, match="changed since"):
+            promotion.carry_out(ws, stale, "somebody")
+    assert champion(ws, HEAD).version == "b" and rollout(ws, HEAD) is None
+
+
+def test_a_model_that_cannot_serve_is_not_promoted(ws: Workspace) -> None:  # noqa: F811
+    card = {**get_model(ws, HEAD, "b").card, "version": "old", "identity": "old", "features_hash": "of another definition"}
+    file = ws.models_dir / HEAD / "old" / "model.txt"
+    file.parent.mkdir()
+    file.write_bytes(b"b")
+    ws.journal.append("model.registered", card, subject=f"{HEAD}/old")
+    with pytest.raises(DataError, match="not defined as when"):
+        promotion.plan_promotion(ws, HEAD, "old", "at-once")
 
 
 # ---------------------------------------------------------------- the server, and who asks it

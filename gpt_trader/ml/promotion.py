@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from ..core.outcome import DataError
 from .comparison import Comparison, compare
 from .evaluation import MIN_BLOCKS
-from .prediction import settled_predictions
+from .prediction import Predictor, settled_predictions
 from .registry import ModelVersion, PromotionRefused, champion, comparison, get_model, models, promote
 from .rollout import Rollout, advance, cancel, hold, resume, rollout, start_rollout
 
@@ -54,9 +54,10 @@ class Plan:
 def plan_promotion(ws: "Workspace", head: str, version: str, mode: Mode = "gradual") -> Plan:
     """Weigh a version against both rules and the champion. `mode`: by steps, or at once.
 
-    UsageError where there is no such version, StorageError for a damaged file."""
+    UsageError where there is no such version, StorageError for a damaged file, DataError for one that cannot serve: its features are
+    defined otherwise by now."""
     model, best, going = get_model(ws, head, version), champion(ws, head), rollout(ws, head)
-    model.read(ws)
+    Predictor.load(ws, head, version)
     if best is not None and best.version == version:
         return Plan(head, version, version, mode, None, (f"nothing: {head}/{version} is the champion",))
     refused, evidence = "", None
@@ -99,7 +100,10 @@ def carry_out(ws: "Workspace", plan: Plan, approved: str) -> Rollout | None:
     if plan.refused:
         raise PromotionRefused(f"{plan.head}/{plan.version} is not promoted: {plan.refused}", where="promotion",
                                mend="train another, or wait for more outcomes")
-    going = rollout(ws, plan.head)
+    best, going = champion(ws, plan.head), rollout(ws, plan.head)
+    if (best.version if best else None) != plan.before:
+        raise PromotionRefused(f"{plan.head}/{plan.version} is not promoted: the champion has changed since, and was not compared with it",
+                               where="promotion", mend="plan it again")
     mine = going if going is not None and going.version == plan.version else None
     if plan.before == plan.version:
         return None

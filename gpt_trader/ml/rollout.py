@@ -214,10 +214,18 @@ def plan_rollback(ws: "Workspace", head: str) -> Rollback:
     return Rollback(head, best.version, before.version, "champion")
 
 
-def roll_back(ws: "Workspace", head: str, reason: str) -> Rollback:
+def roll_back(
+    ws: "Workspace",
+    head: str,
+    reason: str,
+    planned: Rollback | None = None,  # what was agreed to; UsageError where it is something else by now
+) -> Rollback:
     """Undo what was changed last, in one entry. Errors as of `plan_rollback`."""
     with ws.journal.store.transaction():
         wanted, going = plan_rollback(ws, head), rollout(ws, head)
+        if planned is not None and wanted != planned:
+            raise UsageError(f"{head} has changed since: it would go from {wanted.gone} to {wanted.back}, not from {planned.gone} to "
+                             f"{planned.back}", where="registry", mend="look again at who answers, then decide anew")
         if going is not None:
             cancel(ws, going, reason)
         else:

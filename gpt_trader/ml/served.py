@@ -146,4 +146,4 @@ def _answers(server: Server, head: str, keys: list[str]) -> dict[str, str | None
     if names is None:
         return dict.fromkeys(keys)
     row: dict[str, None] = dict.fromkeys(names)
-    return {key: ask(server, "/v1/predict", {"head": head, "features": row, "key": key})[1].get("version") for key in keys}
+    return {key: ask(server, "/v1/predict", {"head": head, "features": row, "key": key, "probe": True})[1].get("version") for key in keys}

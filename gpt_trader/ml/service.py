@@ -178,13 +178,16 @@ class _Lines:
 class PredictionService(_Lines):
     """Predictions of a workspace's heads, by whoever the registry says. Thread safe; `refresh` takes over what has changed."""
 
-    def predict(self, row: Row, *, head: str | None = None, key: str | bytes | None = None) -> Answer:
+    def predict(self, row: Row, *, head: str | None = None, key: str | bytes | None = None, probe: bool = False) -> Answer:
         """Score one row: features by name, or in the champion's order; None and NaN are missing values.
 
         key: what the request is routed by while a challenger is rolled out; None: its content. DataError for a wrong shape, a missing
-        feature or an infinity, UsageError as of `line`.
+        feature or an infinity, UsageError as of `line`. probe: asked only to see who answers; a rollout is not judged by it.
         """
-        line = self.line(head)
+        return self.of_line(self.line(head), row, key, probe)
+
+    def of_line(self, line: Line, row: Row, key: str | bytes | None = None, probe: bool = False) -> Answer:
+        """As `predict`, by the models of that line: what was asked of it is answered by it, whoever took over meanwhile."""
         began = perf_counter()
         probability = _one(line.best, row)
         took, version, other = perf_counter() - began, line.best.model.version, None
@@ -194,7 +197,7 @@ class PredictionService(_Lines):
                 version = line.going.version
         for shadow in line.shadows:
             self._beside(line, lambda p: np.array([_one(p, row, line.best.model.features)]), shadow)
-        return _answer(line, version, np.array([probability]), took, other)
+        return _answer(line, version, np.array([probability]), took, other, probe)
 
     def predict_many(self, rows: np.ndarray, names: Sequence[str] | None = None, *, head: str | None = None,
                      key: str | bytes | None = None) -> Answer:
@@ -233,11 +236,13 @@ def _key(row: Row) -> bytes:
     return np.array(values, dtype="float64").tobytes()
 
 
-def _answer(line: Line, version: str, found: np.ndarray, took: float, other: tuple[np.ndarray | None, float] | None) -> Answer:
+def _answer(line: Line, version: str, found: np.ndarray, took: float, other: tuple[np.ndarray | None, float] | None,
+            probe: bool = False) -> Answer:
     "Count the request, and answer it with what its version said."
     theirs, beside = other if other is not None else (None, None)
     differs = theirs is not None and bool(((found >= 0.5) != (theirs >= 0.5)).any())
-    line.tally.add(version, len(found), took, beside, error=other is not None and theirs is None, differs=differs)
+    if not probe:
+        line.tally.add(version, len(found), took, beside, error=other is not None and theirs is None, differs=differs)
     return Answer(line.head, version, theirs if theirs is not None and version != line.best.model.version else found)
 
 # %% ../../nbs/ml/61_service.ipynb #14
@@ -257,9 +262,14 @@ def newest_features(service: PredictionService, head: str | None = None) -> Newe
 
     DataError where the workspace holds no data of its universe.
     """
+    return _newest(service, service.line(head))
+
+
+def _newest(service: PredictionService, line: Line) -> Newest:
+    "What `newest_features` does, for the models of that line."
     from gpt_trader.dataflow.datasets import adjusted, dataset_folder, load_bars, read_manifest
 
-    ws, line = service.ws, service.line(head)
+    ws = service.ws
     try:
         file = (dataset_folder(ws) / "manifest.json").stat()  # replaced as a whole whenever a bar changes
     except FileNotFoundError:
@@ -297,11 +307,12 @@ def _up_to(known: IncrementalFeatures | None, bars: pd.DataFrame, names: Sequenc
 # %% ../../nbs/ml/61_service.ipynb #15
 def by_symbol(service: PredictionService, symbol: str, head: str | None = None) -> tuple[str, Answer]:
     """(session of the newest bar, the answer for the one after it), routed by the symbol. UsageError for one that has no bar there."""
-    newest = newest_features(service, head)
+    line = service.line(head)
+    newest = _newest(service, line)
     if symbol not in newest.rows:
         raise UsageError(f"there is no bar of {symbol} in the newest session, {newest.session}", where="prediction service",
                          mend=did_you_mean(symbol, newest.rows))
-    return newest.session, service.predict(newest.rows[symbol], head=head, key=symbol)
+    return newest.session, service.of_line(line, newest.rows[symbol], symbol)
 
 
 def forecast_next(service: PredictionService, head: str | None = None) -> pd.DataFrame:

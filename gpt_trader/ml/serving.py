@@ -127,7 +127,7 @@ class Front(_Door):
             raise Refused(415, f"the body must be {JSON}")
         asked = parse_predict(await self.body(request))
         row = asked.row if asked.features is None else asked.features
-        answer = self.service.predict(row or [], head=asked.head, key=asked.key)
+        answer = self.service.predict(row or [], head=asked.head, key=asked.key, probe=asked.probe)
         self.counts.answer(answer)
         return one_answer(answer), JSON
 

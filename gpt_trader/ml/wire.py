@@ -53,6 +53,7 @@ class PredictBody(_Body):
 
     features: dict[Name, Number | None] | None = Field(None, max_length=5000)
     row: list[Number | None] | None = Field(None, max_length=5000)
+    probe: bool = Field(False, description="Asked only to see who answers: a rollout is not judged by it")
 
     @model_validator(mode="after")
     def _one(self) -> "PredictBody":
