@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from test_ml_rollout import HEAD, ws  # noqa: F401
 from gpt_trader.core.outcome import DataError, StorageError, UsageError
 from gpt_trader.core.workspace import Workspace
 from gpt_trader.ml import promotion, served, service
-from gpt_trader.ml.registry import PromotionRefused, champion, get_model, promote
+from gpt_trader.ml.registry import ModelVersion, PromotionRefused, champion, get_model, promote
 from gpt_trader.ml.rollout import plan_rollback, roll_back, rollout, start_rollout
 from gpt_trader.ml.serving import Front, application
 from gpt_trader.ml.wire import ARROW, NPY, Refused, parse_batch, parse_predict
@@ -147,6 +148,22 @@ def test_a_symbol_is_answered_by_whom_its_features_were_made_for(ws: Workspace, 
     assert service.by_symbol(asked, "AAPL")[1].version == "a" and asked.line().best.model.version == "b"
 
 
+def test_a_row_without_a_key_is_routed_by_its_content_whatever_its_order(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(service.Predictor, "load", lambda ws, head, version: fake(version, ("a", "b")))
+    start_rollout(ws, HEAD, "b", steps=[0.5, 1.0])
+    asked = service.PredictionService(ws)
+    rows = [{"a": n / 7, "b": n / 41} for n in range(40)]
+    assert [asked.predict(row).version for row in rows] == [asked.predict(dict(reversed(row.items()))).version for row in rows]
+
+
+def test_an_empty_window_is_not_called_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = SimpleNamespace(model=SimpleNamespace(head=HEAD, version="a", card={"known_by": "2013-01-02"}))
+    monkeypatch.setattr(service.Predictor, "load", lambda *_: predictor)
+    bars = pd.DataFrame({"session": pd.to_datetime(["2013-01-03", "2013-01-04"]), "symbol": "AAPL"})
+    with pytest.raises(UsageError, match="no session to predict from 2013-02-01 to the end"):
+        service.rebuild_predictions(SimpleNamespace(), bars, first="2013-02-01")  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------- what was agreed to
 def test_what_was_agreed_to_is_done_or_nothing_is(ws: Workspace) -> None:  # noqa: F811
     """Two people are asked at once: the second is not taken one champion further back, nor is its promotion held against another."""
@@ -162,6 +179,20 @@ def test_what_was_agreed_to_is_done_or_nothing_is(ws: Workspace) -> None:  # noq
         with pytest.raises(PromotionRefused, match="changed since"):
             promotion.carry_out(ws, stale, "somebody")
     assert champion(ws, HEAD).version == "b" and rollout(ws, HEAD) is None
+
+
+def test_a_version_does_not_replace_itself(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Two promote the same version: the second finds it done, and the way back stays."""
+    read, first = ModelVersion.read, iter([True])
+
+    def meanwhile(model: ModelVersion, ws: Workspace, *name: str) -> bytes:
+        if next(first, False):
+            promote(ws, HEAD, "b")
+        return read(model, ws, *name)
+
+    monkeypatch.setattr(ModelVersion, "read", meanwhile)
+    assert promote(ws, HEAD, "b").version == "b"
+    assert len(list(ws.journal.entries(prefix="model.promoted"))) == 2 and roll_back(ws, HEAD, "a test").back == "a"
 
 
 def test_a_model_that_cannot_serve_is_not_promoted(ws: Workspace) -> None:  # noqa: F811

@@ -348,6 +348,8 @@ def promote(
     model.read(ws)
     with ws.journal.store.transaction():
         before = champion(ws, head)
+        if before is not None and before.version == version:  # somebody was faster; it does not replace itself
+            return before
         if before is not None:
             ws.journal.append("model.archived", {"head": head, "version": before.version, "by": version},
                               subject=f"{head}/{before.version}")

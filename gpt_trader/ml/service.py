@@ -232,7 +232,7 @@ class PredictionService(_Lines):
 
 # %% ../../nbs/ml/61_service.ipynb #12
 def _key(row: Row) -> bytes:
-    values = list(row.values()) if isinstance(row, Mapping) else row
+    values = [row[name] for name in sorted(row)] if isinstance(row, Mapping) else row  # in whatever order the names were sent
     return np.array(values, dtype="float64").tobytes()
 
 
@@ -371,6 +371,10 @@ def rebuild_predictions(
     before = dict(zip(days[1:], days[:-1], strict=True))  # the evening that predicts each session
     inside = [d for d in before if (first is None or d >= pd.Timestamp(first)) and (last is None or d <= pd.Timestamp(last))]
     wanted = [d for d in inside if d > pd.Timestamp(p.model.card["known_by"])]
+    if not inside:
+        raise UsageError(f"there is no session to predict from {first or 'the beginning'} to {last or 'the end'}",
+                         where="rebuild_predictions",
+                         mend=f"the data go from {days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}" if days else "gpt-trader ingest DIR")
     if not wanted:
         raise UsageError(f"{p.model.head}/{p.model.version} has learnt from every session of that window", where="rebuild_predictions",
                          mend=f"choose sessions after {p.model.card['known_by']}, or an earlier version")
