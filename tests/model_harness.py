@@ -123,7 +123,7 @@ def noisy_champion(ws: Workspace, seed: int = 11) -> None:
     assert promote(ws, HEAD, model.version) == champion(ws, HEAD)
 
 
-def heavy_champion(ws: Workspace, copies: int = 400) -> None:
+def heavy_champion(ws: Workspace, copies: int = 800) -> None:
     """Slowness: the champion's trees many times over, averaged: the same answers from a file that takes its time to be read and built."""
     now = champion(ws, HEAD)
     assert now is not None
