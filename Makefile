@@ -30,6 +30,9 @@ LightGBM needs the OpenMP runtime (libgomp.so.1) and this machine lacks it. \
 Install it (on Debian: apt-get install libgomp1; on Fedora: dnf install libgomp; on Alpine: apk add libgomp) and run make again.
 endef
 
+# Where this is set, each of the many processes that a test starts would compile anew all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
