@@ -146,6 +146,40 @@ def test_the_record_proves_that_parameters_were_frozen_before_the_holdout_was_op
         open_holdout(ws, ws.journal.get(first.entry), SETTINGS, sealed, WALK)
 
 
+def test_a_first_opening_is_not_unseen_where_others_were_judged_on_its_sessions(ws: Workspace) -> None:
+    from gpt_trader.ml.parameters import apply_model_change, plan_model_change
+    from gpt_trader.ml.registry import train_and_register
+
+    _, known = training_table(TABLE, LABELS, NAMES)
+    sealed = seal(known, 252)
+    early, same, other = replace(SETTINGS, num_boost_round=3), SETTINGS, replace(SETTINGS, num_boost_round=4)
+    train_and_register(ws, BARS, settings=early, end=sealed.first - pd.Timedelta(days=1), trust=False)  # saw none of its sessions
+    train_and_register(ws, BARS, settings=same, trust=False)  # its own parameters: nothing was chosen
+    apply_model_change(ws, plan_model_change(ws, {"prediction.cache_models": False}), reason="speed")
+    assert open_holdout(ws, freeze(ws, SETTINGS, sealed), SETTINGS, sealed, WALK).seen == ()
+    train_and_register(ws, BARS, settings=other, trust=False)
+    judged = ws.journal.head().seq
+    apply_model_change(ws, plan_model_change(ws, {"lightgbm.num_leaves": 7}), reason="it did better")
+    changed = ws.journal.head().seq
+    fresh = replace(SETTINGS, head="direction")
+    assert open_holdout(ws, freeze(ws, fresh, sealed), fresh, sealed, WALK).seen == (changed,)
+    third = seal(known, 251)
+    opened = open_holdout(ws, freeze(ws, SETTINGS, third), SETTINGS, third, WALK)
+    assert opened.number == 1 and opened.seen == (judged, changed) and "and not unseen: other parameters were judged" in opened.note
+
+
+def test_a_report_shows_the_holdout_that_was_opened_for_these_sessions(ws: Workspace) -> None:
+    """The same parameters on a longer history are another model with another hold-out, which nobody has opened."""
+    from gpt_trader.ml.registry import train_and_register
+
+    (ws.config_dir / "models.yaml").write_text(SMALL + "model_training: {holdout_sessions: 252}\n")
+    older = BARS[BARS["session"] < "2007-07"]
+    done = train_heads(ws, ["range_expansion"], known=Known(older, ("AAPL", "GOOG", "IBM", "MSFT"), ()))[0]
+    newer = train_and_register(ws, BARS, "range_expansion", trust=False).model
+    assert [c.period for c in recorded_columns(ws, done.training.model, BARS)] == ["before the hold-out", "hold-out"]
+    assert [c.period for c in recorded_columns(ws, newer, BARS)] == ["all"]
+
+
 def test_a_search_never_sees_the_holdout_and_starts_with_what_is_there() -> None:
     from gpt_trader.ml.search import fold_loss, search
 

@@ -16,8 +16,11 @@ from gpt_trader.core.workspace import Workspace
 from gpt_trader.dataflow.datasets import adjusted
 from gpt_trader.dataflow.providers import EmbeddedProvider
 from gpt_trader.ml import registry
+from gpt_trader.ml.comparison import compare
 from gpt_trader.ml.evaluation import Difference
 from gpt_trader.ml.features import FEATURES, compute_features, features_hash
+from gpt_trader.ml.labelcheck import compare_labels
+from gpt_trader.ml.labels import make_labels
 from gpt_trader.ml.prediction import Predictor, accuracy, check_model, forecast, settle_predictions, settled_predictions, store_predictions
 from gpt_trader.ml.registry import (
     PREDICTIONS_FILE,
@@ -32,7 +35,17 @@ from gpt_trader.ml.registry import (
     train_and_register,
     verify_models,
 )
-from gpt_trader.ml.training import data_hash, fit, labels_for, majority_of, settings_for, train_final, training_table, walk_forward
+from gpt_trader.ml.training import (
+    data_hash,
+    fit,
+    labels_for,
+    majority_of,
+    prediction_rows,
+    settings_for,
+    train_final,
+    training_table,
+    walk_forward,
+)
 
 PROVIDER = EmbeddedProvider()
 BARS = adjusted(pd.concat([PROVIDER.bars(symbol) for symbol in ("AAPL", "GOOG", "IBM", "MSFT")], ignore_index=True))
@@ -273,6 +286,33 @@ def test_what_is_written_down_stands_and_what_is_unknown_is_not_counted(tmp_path
             forecast(predictor, history(SESSIONS.iloc[-40]), SESSIONS.iloc[-40])
         with pytest.raises(UsageError, match="no champion"):
             Predictor.load(ws, "direction")
+
+
+@pytest.mark.parametrize("kind", ["horizon_return", "triple_barrier"])
+def test_an_answer_that_takes_days_settles_the_evening_that_asked(tmp_path: Path, kind: str) -> None:
+    """A prediction stands under the session after its evening; what other evenings asked may be known in that session, too."""
+    options = {"profit_take": 2.0, "stop_loss": 1.0} if kind == "triple_barrier" else {}
+    labels = make_labels(history(END).tail(4 * 120), kind, horizon=5, **options)
+    known = labels[labels["label"].notna() & labels["naive"].notna()]
+    evenings = known.index.get_level_values("session").unique()[30:60]
+    rows = known.loc[evenings].reset_index()
+    made = pd.DataFrame({"session": rows["next_session"].dt.strftime("%Y-%m-%d"), "symbol": rows["symbol"], "head": "range_expansion",
+                         "model_version": "v", "probability": 0.5, "predicted": rows["label"].astype(int), "naive": rows["naive"],
+                         "majority": 1, "features_hash": ""})
+    with quick_workspace(tmp_path) as ws:
+        assert store_predictions(ws, made) == len(rows)
+        early = labels[labels["label_end"] <= evenings[10]]
+        asked = int((rows["label_end"] <= evenings[10]).sum())
+        assert settle_predictions(ws, early) == asked and settle_predictions(ws, labels) == len(rows) - asked
+        assert accuracy(ws).accuracy == 1.0 and compare_labels(settled_predictions(ws), labels).wrong == 0
+
+
+def test_labels_that_end_together_are_compared_by_the_evening_that_asked() -> None:
+    made = make_labels(history(END).tail(4 * 200), "triple_barrier", horizon=10, profit_take=2.0, stop_loss=1.0)
+    rows = prediction_rows(known := made[made["label"].notna() & made["naive"].notna()], np.full(len(known), 0.6), 1)
+    assert rows.duplicated(["session", "symbol"]).any()
+    found = compare(rows, rows.assign(probability=rows["label"], predicted=rows["label"].astype(int)))
+    assert found.n == len(rows) and found.accuracy.value == pytest.approx(1 - rows["label"].mean())
 
 
 def test_a_model_whose_features_are_defined_otherwise_is_refused(trained: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def test_an_estimate_holds_its_interval_and_a_drop_that_confidence_explains_is_f
 
 def test_settled_outcomes_are_those_of_the_bars_or_it_is_said() -> None:
     index = pd.MultiIndex.from_product([DAYS[:400], ["A"]], names=["session", "symbol"])
-    labels = pd.DataFrame({"label": np.tile([1.0, 0.0], 200), "label_end": DAYS[1:401]}, index=index)
+    labels = pd.DataFrame({"label": np.tile([1.0, 0.0], 200), "label_end": DAYS[5:405], "next_session": DAYS[1:401]}, index=index)
     days = [f"{d:%Y-%m-%d}" for d in DAYS[1:401]]
     rows = pd.DataFrame({"session": days, "symbol": "A", "predicted": 1, "label": np.tile([1.0, 0.0], 200)})
     assert compare_labels(rows, labels).agree is True

@@ -29,7 +29,7 @@ from ..ml.training import labels_for
 HEADLINE = "range_expansion"
 """The head that the desk sizes by."""
 SETTLED_BACK = 20
-"""Sessions that a settlement looks back: more than any gap between a prediction and its label."""
+"""Sessions that a settlement looks back, beside the label's horizon: more than any gap between a prediction and its label."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,8 @@ class ModelForecaster(_Models):
         for head in self.heads():
             labels = self.labels(market, head)
             known = labels[labels["label_end"] <= pd.Timestamp(session)]
-            settle_predictions(base, known.tail(SETTLED_BACK * market.adj_close.shape[1]), head)
+            back = SETTLED_BACK + base.config.models.heads[head].label.horizon
+            settle_predictions(base, known.tail(back * market.adj_close.shape[1]), head)
             step_rollout(base, head)
         self.reload(base)
 

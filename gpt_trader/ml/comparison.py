@@ -47,7 +47,7 @@ def _verdict(c: Comparison) -> str:
 
 
 def compare(
-    champion: pd.DataFrame,  # predictions: columns session, symbol, probability, predicted, label
+    champion: pd.DataFrame,  # predictions: columns session, symbol, probability, predicted, label; decided, where sessions can repeat
     challenger: pd.DataFrame,  # the same; only common rows with known labels are compared
     *,
     confidence: float = 0.95,
@@ -56,8 +56,9 @@ def compare(
     seed: int = 0,
 ) -> Comparison:
     """Compare two sets of predictions row by row. DataError without common rows, or where they disagree about a label."""
-    keys = ["session", "symbol"]
-    sides = [f[[*keys, "probability", "predicted", "label"]].assign(session=pd.to_datetime(f["session"])) for f in (champion, challenger)]
+    when = "decided" if "decided" in champion and "decided" in challenger else "session"  # two barriers may be touched in one session
+    keys = [when, "symbol"]
+    sides = [f[[*keys, "probability", "predicted", "label"]].assign(**{when: pd.to_datetime(f[when])}) for f in (champion, challenger)]
     rows = sides[0].merge(sides[1], on=keys, suffixes=("_a", "_b")).dropna().sort_values(keys)
     if rows.empty:
         raise DataError("the two models have no settled prediction in common", where="comparison", mend="compare the same sessions")
@@ -65,13 +66,13 @@ def compare(
         raise DataError("the two models were asked different questions: their labels differ", where="comparison",
                         mend="compare models of one head, with the same label")
     label = rows["label_a"].to_numpy(dtype="float64")
-    block = pd.factorize(rows["session"])[0] // block_sessions
+    block = pd.factorize(rows[when])[0] // block_sessions
     how: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
 
     def score(side: str) -> np.ndarray:
         return np.asarray((rows[f"probability_{side}"].to_numpy(dtype="float64") - label) ** 2)
 
     right = {side: rows[f"predicted_{side}"].to_numpy(dtype="float64") == label for side in "ab"}
-    return Comparison(len(rows), rows["session"].nunique(), block_difference(right["b"], right["a"], block, **how),
+    return Comparison(len(rows), rows[when].nunique(), block_difference(right["b"], right["a"], block, **how),
                       block_difference(score("a"), score("b"), block, **how),
                       float((rows["predicted_a"] == rows["predicted_b"]).mean()))

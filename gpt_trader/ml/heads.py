@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..core.extras import need
+from ..core.journal import Entry
 from ..core.outcome import DataError, UsageError, did_you_mean
 from .features import compute_features, to_panel
-from .holdout import OPENED, Opening, seal, settings_hash
+from .holdout import OPENED, Opening, seal, seen_before, settings_hash
 from .honest import Column, column, honest_columns
 from .labels import rule_side
 from .registry import ModelVersion, Training, latest, train_and_register
@@ -104,21 +105,30 @@ def recorded_columns(ws: "Workspace", model: ModelVersion, bars: pd.DataFrame) -
     settings, predictions = settings_of(model), model.predictions(ws)
     labels, panel = labels_for(bars, settings), to_panel(bars, allow_missing=True)
     side = rule_side(panel, str(settings.options["rule"]), settings.window).stack() if settings.kind == "meta" else None
-    mine = settings_hash(settings)
-    opened = [e for e in ws.journal.entries(kind=OPENED, subject=model.head) if e.body["settings_sha256"] == mine]
-    frozen = ws.journal.get(opened[-1].body["frozen"]) if opened else None
+    opened, frozen = _opening_of(ws, model.head, settings, predictions)
     parts = [(predictions, "all", "the hold-out was never opened for these parameters")]
     trials = 1
-    if frozen is not None:
+    if opened is not None and frozen is not None:
         first, trials = pd.Timestamp(frozen.body["holdout_first"]), int(frozen.body["trials"])
         decided = pd.to_datetime(predictions["decided"])
-        last = opened[-1]
-        note = f"parameters frozen in journal #{frozen.seq}, hold-out opened in #{last.seq}, opening number {last.body['number']}"
+        note = f"parameters frozen in journal #{frozen.seq}, hold-out opened in #{opened.seq}, opening number {opened.body['number']}"
+        note += seen_before(opened.body.get("seen", ()))
         parts = [(predictions[(decided < first) & (pd.to_datetime(predictions["session"]) < first)], "before the hold-out", ""),
                  (predictions[decided >= first], "hold-out", note)]
     bands = ws.config.models.heads[model.head].bands
     return [column(rows, labels, panel.close, settings, bands, period=period, trials=trials, side=side, note=note)
             for rows, period, note in parts if len(rows)]
+
+
+def _opening_of(ws: "Workspace", head: str, settings: Settings, predictions: pd.DataFrame) -> tuple[Entry | None, Entry | None]:
+    "The newest opening, and its freezing, for these parameters and the newest sessions of these predictions; an older hold-out is another."
+    decided, mine = pd.to_datetime(predictions["decided"]), settings_hash(settings)
+    for entry in reversed(list(ws.journal.entries(kind=OPENED, subject=head))):
+        frozen = ws.journal.get(entry.body["frozen"]) if entry.body["settings_sha256"] == mine else None
+        if frozen is not None and frozen.body["holdout_last"] == f"{decided.max():%Y-%m-%d}":
+            if int((decided >= frozen.body["holdout_first"]).sum()) == entry.body["evaluation"]["n"]:
+                return entry, frozen
+    return None, None
 
 
 def latest_models(ws: "Workspace") -> list[ModelVersion]:

@@ -56,7 +56,8 @@ def compare_labels(
 ) -> LabelCheck:
     """Hold stored outcomes against recomputed ones, row by row."""
     known = labels[labels["label"].notna() & labels["label_end"].notna()].reset_index()
-    known = pd.DataFrame({"session": known["label_end"].dt.strftime("%Y-%m-%d"), "symbol": known["symbol"], "recomputed": known["label"]})
+    known = known.assign(session=known["next_session"].dt.strftime("%Y-%m-%d"), recomputed=known["label"])
+    known = known[["session", "symbol", "recomputed"]]
     stored = settled[["session", "symbol", "predicted", "label"]].rename(columns={"label": "stored"})
     rows = stored.merge(known, on=["session", "symbol"], how="left")
     missing, rows = int(rows["recomputed"].isna().sum()), rows.dropna(subset=["recomputed"])
@@ -80,6 +81,7 @@ def check_labels(ws: "Workspace", head: str | None = None, *, last_n: int | None
     settled = settled_predictions(ws, settings.head, until=ws.clock.now(), last_n=last_n or ws.config.models.heads[settings.head].judged_on,
                                   version=version)
     if settled.empty:
-        return compare_labels(settled, pd.DataFrame({"label": [], "label_end": pd.DatetimeIndex([]), "symbol": []}))
+        never = pd.DatetimeIndex([])
+        return compare_labels(settled, pd.DataFrame({"label": [], "label_end": never, "next_session": never, "symbol": []}))
     bars, first = known_bars(ws), pd.Timestamp(settled["session"].min()) - pd.Timedelta(days=3 * (settings.window + settings.horizon) + 30)
     return compare_labels(settled, labels_for(bars[bars["session"] >= first], settings), confidence=ws.config.models.confidence)

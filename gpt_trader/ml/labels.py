@@ -118,9 +118,9 @@ def make_labels(
     """Labels of adjusted daily bars, indexed by (session, symbol) as the features are.
 
     Columns: `label` (1.0, 0.0, NaN = not known), `naive` (the naive rule's answer for that label, same values), `label_end` (the session at
-    whose close the label is known; NaT where it lies beyond the data) and `value` (the label is whether it is above zero; unit as in
-    QUESTIONS). Raises `UsageError` on an unknown kind and on options that it has not or lacks, `DataError` where the bars lack what it
-    reads, and as `to_panel` does.
+    whose close the label is known; NaT where it lies beyond the data), `value` (the label is whether it is above zero; unit as in
+    QUESTIONS) and `next_session` (the one that follows, under which a prediction is stored; NaT beyond the data). Raises `UsageError` on
+    an unknown kind and on options that it has not or lacks, `DataError` where the bars lack what it reads, and as `to_panel` does.
     """
     if kind not in QUESTIONS:
         raise UsageError(f"unknown label {kind!r}", where="labels", mend=did_you_mean(kind, QUESTIONS))
@@ -142,6 +142,7 @@ def make_labels(
     ends = sessions.to_numpy()[np.where(beyond, 0, at)]
     table["label_end"] = np.where(beyond, np.datetime64("NaT"), ends).ravel()
     table["value"] = value.to_numpy().ravel()
+    table["next_session"] = np.repeat(np.append(sessions.to_numpy()[1:], np.datetime64("NaT")), len(symbols))
     return table[panel.close.notna().to_numpy().ravel()]
 
 

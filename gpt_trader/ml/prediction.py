@@ -138,12 +138,15 @@ def store_predictions(ws: "Workspace", frame: pd.DataFrame) -> int:
 
 
 def settle_predictions(ws: "Workspace", labels: pd.DataFrame, head: str | None = None) -> int:
-    """Fill in the labels that are known now (`labels_for` on the bars so far). What is settled stays. Returns how many were filled in."""
+    """Fill in the labels that are known now (`labels_for` on the bars so far). What is settled stays. Returns how many were filled in.
+
+    A prediction stands under the session after the evening that made it; its label is that evening's, however much later it is known.
+    """
     name = settings_for(ws.config, head).head
     waiting = ws.telemetry.frame("SELECT session, symbol FROM predictions WHERE head = ? AND label IS NULL", [name]).drop_duplicates()
     known = labels[labels["label"].notna() & labels["label_end"].notna()].reset_index()
-    known["ends"] = known["label_end"].dt.strftime("%Y-%m-%d")
-    found = waiting.merge(known[["ends", "symbol", "label"]], left_on=["session", "symbol"], right_on=["ends", "symbol"])
+    known["session"] = known["next_session"].dt.strftime("%Y-%m-%d")
+    found = waiting.merge(known[["session", "symbol", "label"]], on=["session", "symbol"])
     settled_at = utc_text(ws.clock.now())
     with ws.telemetry.transaction() as db:
         return sum(db.execute(_SETTLE, [int(row.label), settled_at, name, row.session, row.symbol]).rowcount for row in found.itertuples())
