@@ -110,7 +110,7 @@ def brute(labels: pd.DataFrame, test: np.ndarray, embargo: int) -> list[int]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(sessions=st.integers(30, 60), horizon=st.integers(1, 6), folds=st.integers(2, 5), embargo=st.integers(0, 4), seed=st.integers(0, 99))
+@given(sessions=st.integers(60, 90), horizon=st.integers(1, 6), folds=st.integers(2, 5), embargo=st.integers(0, 4), seed=st.integers(0, 99))
 def test_purged_folds_keep_exactly_what_may_train(sessions: int, horizon: int, folds: int, embargo: int, seed: int) -> None:
     rng, days = np.random.default_rng(seed), pd.bdate_range("2001-01-01", periods=sessions)
     index = pd.MultiIndex.from_product([days, ["A", "B"]], names=["session", "symbol"])
