@@ -15,6 +15,7 @@ import orjson
 import pandas as pd
 import pyarrow as pa
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from test_ml_rollout import HEAD, ws  # noqa: F401
@@ -24,7 +25,7 @@ from gpt_trader.core.workspace import Workspace
 from gpt_trader.ml import promotion, served, service
 from gpt_trader.ml.registry import ModelVersion, PromotionRefused, champion, get_model, promote
 from gpt_trader.ml.rollout import plan_rollback, roll_back, rollout, start_rollout
-from gpt_trader.ml.serving import Front, application
+from gpt_trader.ml.serving import Front, _protocol, application
 from gpt_trader.ml.wire import ARROW, NPY, Refused, parse_batch, parse_predict
 
 
@@ -238,6 +239,51 @@ def test_a_caller_that_goes_away_is_no_fault_of_the_server(capsys: pytest.Captur
     gone = [{"type": "http.request", "body": b'{"row"', "more_body": True}, {"type": "http.disconnect"}]
     status, metrics, log = answered(None, gone, capsys)
     assert status == 400 and b'status="500"' not in metrics and log == ""
+
+
+@pytest.mark.parametrize("start", [
+    b"GET /health HTTP/1.1\r\nX: ", b"GET /",
+    b"POST /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n0\r\n0\r\nX: "],
+    ids=["header", "path", "trailer"])
+def test_a_request_does_not_begin_without_end(start: bytes) -> None:
+    """No token is needed to begin one. uvicorn's parser keeps what it is sent."""
+    import uvicorn
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, http=_protocol(), ws="none", lifespan="off", log_config=None, log_level="critical"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            for body in (b"", b"x" * 1_000_000):  # what a body may be is not its business
+                answer = requests.post(f"http://127.0.0.1:{listening.getsockname()[1]}/", body, timeout=10)
+                assert answer.text == "ok"
+            sent = 0
+            with socket.create_connection(listening.getsockname(), timeout=10) as line, pytest.raises(OSError):  # noqa: PT011, PT012
+                line.sendall(start)
+                while sent < 40_000_000:
+                    line.sendall(b"a" * 65_536)
+                    sent += 65_536
+            assert sent < 20_000_000
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_a_challengers_own_fault_is_its_own(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    def dies(row: Any) -> float:
+        raise RuntimeError("a fault of the challenger")
+
+    monkeypatch.setattr(service.Predictor, "load", lambda ws, head, version: fake(version, ("a", "b")))
+    start_rollout(ws, HEAD, "b", steps=[0.5, 1.0])
+    asked = service.PredictionService(ws)
+    asked.line().challenger.scorer.one = dies  # type: ignore[union-attr,method-assign]
+    assert {asked.predict([0.1, 0.7], key=str(n)).version for n in range(20)} == {"a"} and asked.line().tally.errors == 20
 
 
 def test_another_on_the_servers_port_is_not_told_the_token(ws: Workspace) -> None:  # noqa: F811

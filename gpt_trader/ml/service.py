@@ -226,7 +226,7 @@ class PredictionService(_Lines):
         began = perf_counter()
         try:
             found = score(p or line.challenger)
-        except GptTraderError:
+        except Exception:
             found = None
         return found, perf_counter() - began
 
