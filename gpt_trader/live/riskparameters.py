@@ -7,7 +7,6 @@ __all__ = ['PROJECTION', 'ACT', 'VALID_FOR', 'ParameterChange', 'direction', 'pl
            'read_back']
 
 # %% ../../nbs/live/49_riskparameters.ipynb #3
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ..core.clock import parse_utc, write_atomically
+from ..core.clock import parse_utc
 from ..core.config import load_config
 from ..core.fields import Settings, Tighter
 from ..core.journal import Entry, Projection
 from ..core.outcome import UsageError, did_you_mean
 from ..core.settings import RiskSettings
 from ..core.store import Database
-from ..core.yamledit import read_settings, replaced, trial, yaml_text
+from ..core.yamledit import read_settings, replace_settings, replaced, trial, yaml_text
 
 if TYPE_CHECKING:
     from gpt_trader.core.workspace import Workspace
@@ -156,18 +155,9 @@ def apply_change(ws: "Workspace", change: ParameterChange, *, reason: str, secon
     if change.looser and (not second or second == ws.journal.actor):
         raise UsageError(f"risk.{change.key} would be looser, and nobody else has approved it", mend="let a second person run the same")
     with ws.lock("risk.yaml", timeout=5):
-        if read_settings(change.file) != change.origin:
-            raise UsageError("the file was changed since the plan was made", where=str(change.file), mend="run it again")
-        trial(ws.config_dir, "risk.yaml", change.text)
-        kept = change.file
-        if change.file.exists():
-            stamp = ws.clock.now().strftime("%Y%m%dT%H%M%S")
-            kept = ws.state_dir / "config-history" / f"risk-{stamp}-{ws.journal.head().seq}.yaml"
-            write_atomically(kept, change.file.read_bytes())
-        write_atomically(change.file, change.text.encode())
+        kept, facts = replace_settings(ws, change.file, change.origin, change.text)
         body = {"old": yaml_text(change.old), "new": yaml_text(change.new), "looser": change.looser, "second": second, "reason": reason,
-                "file": str(change.file.relative_to(ws.root)), "kept_at": str(kept.relative_to(ws.root)),
-                "sha256": hashlib.sha256(change.text.encode()).hexdigest()}
+                **facts}
         ws.journal.append("risk.parameter_changed", body, subject=change.key)
     return kept
 

@@ -7,7 +7,6 @@ __all__ = ['PROPOSALS', 'KIND', 'proposal', 'ModelChange', 'plan_model_change', 
            'read_back']
 
 # %% ../../nbs/ml/45_parameters.ipynb #3
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..core.clock import write_atomically
 from ..core.config import Config, load_config
 from ..core.outcome import DataError, UsageError
-from ..core.yamledit import read_settings, replaced, trial, yaml_text
+from ..core.yamledit import read_settings, replace_settings, replaced, trial, yaml_text
 from .comparison import Comparison, compare
 from .evaluation import Evaluation
 from .training import judge, labels_for, settings_for, walk_forward
@@ -149,19 +147,9 @@ def apply_model_change(ws: "Workspace", change: ModelChange, *, reason: str) -> 
     there was none). UsageError when the file was changed since the plan.
     """
     with ws.lock("models.yaml", timeout=5):
-        if read_settings(change.file) != change.origin:
-            raise UsageError("the file was changed since the plan was made", where=str(change.file), mend="run it again")
-        trial(ws.config_dir, change.file.name, change.text)
-        kept = change.file
-        if change.file.exists():
-            stamp = ws.clock.now().strftime("%Y%m%dT%H%M%S")
-            kept = ws.state_dir / "config-history" / f"models-{stamp}-{ws.journal.head().seq}.yaml"
-            write_atomically(kept, change.file.read_bytes())
-        write_atomically(change.file, change.text.encode())
+        kept, facts = replace_settings(ws, change.file, change.origin, change.text)
         changes = {key: {"old": yaml_text(old), "new": yaml_text(new)} for key, (old, new) in change.changes.items()}
-        body = {"changes": changes, "reason": reason, "file": str(change.file.relative_to(ws.root)),
-                "kept_at": str(kept.relative_to(ws.root)), "sha256": hashlib.sha256(change.text.encode()).hexdigest()}
-        ws.journal.append(KIND, body, subject="models.yaml")
+        ws.journal.append(KIND, {"changes": changes, "reason": reason, **facts}, subject="models.yaml")
     return kept
 
 

@@ -11,7 +11,6 @@ import contextlib
 import hmac
 import os
 import secrets
-import signal
 import socket
 import sys
 import time
@@ -24,7 +23,7 @@ import orjson
 
 import gpt_trader
 from ..core.extras import need
-from ..core.loopback import listen
+from ..core.loopback import listen, serve_until_told
 from ..core.outcome import ConfigError, DataError, GptTraderError, UsageError
 from .promotion import Behaviour, misbehaves, react
 from .served import Server, announce, withdraw
@@ -314,25 +313,10 @@ async def _serve(front: Front, listening: socket.socket, ready: Callable[[], Non
     server = Server(uvicorn.Config(application(front), http=_protocol(), ws="none", lifespan="off", log_config=None, log_level="critical",
                                    access_log=False, server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=patience))
 
-    def stop() -> None:
+    def draining() -> None:
         front.draining = True
-        server.should_exit = True
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    keeping = asyncio.create_task(_keep_up(front, say))
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    ready()
-    done, _ = await asyncio.wait([keeping, serving], return_when=asyncio.FIRST_COMPLETED)
-    if keeping in done:
-        stop()
-        await serving
-        keeping.result()
-    keeping.cancel()
-    await asyncio.gather(keeping, return_exceptions=True)
-    serving.result()
+    await serve_until_told(server, listening, _keep_up(front, say), ready, draining)
 
 # %% ../../nbs/ml/64_serving.ipynb #12
 SHORTEST = 16  # characters of a configured token

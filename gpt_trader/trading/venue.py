@@ -9,7 +9,6 @@ __all__ = ['Table', 'PERIOD', 'Venue', 'call', 'respond', 'application', 'Option
 import asyncio
 import json
 import re
-import signal
 import socket
 import struct
 import sys
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.calendar import get_calendar
 from ..core.clock import SimulatedClock, SystemClock, parse_utc, utc_text
 from ..core.extras import need
-from ..core.loopback import listen
+from ..core.loopback import listen, serve_until_told
 from ..core.outcome import GptTraderError, UsageError
 from . import venueaccount as accounts
 from . import venuedata as data
@@ -413,26 +412,7 @@ async def _keep_moving(v: Venue, speed: float, say: Callable[[str], None]) -> No
 
 async def _serve(v: Venue, listening: socket.socket, speed: float, ready: Callable[[], None], say: Callable[[str], None]) -> None:
     "Serve until SIGINT or SIGTERM."
-    server = _server(v)
-
-    def stop() -> None:
-        server.should_exit = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    moving = asyncio.create_task(_keep_moving(v, speed, say))
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    ready()
-    done, _ = await asyncio.wait([moving, serving], return_when=asyncio.FIRST_COMPLETED)
-    if moving in done:
-        stop()
-        await serving
-        moving.result()
-    moving.cancel()
-    await asyncio.gather(moving, return_exceptions=True)
-    serving.result()
+    await serve_until_told(_server(v), listening, _keep_moving(v, speed, say), ready)
 
 # %% ../../nbs/trading/89_venue.ipynb #21
 @dataclass(frozen=True)
